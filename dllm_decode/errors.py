@@ -1,0 +1,19 @@
+"""Errors a user can cause. Each message is one sentence: what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+
+class DllmError(ValueError):
+    """Wrong input to dllm_decode, found before any forward."""
+
+
+class ConfigError(DllmError):
+    """A model's config.json asks for something this package does not compute."""
+
+
+class LoadError(DllmError):
+    """A model could not be loaded from where it was said to be."""
+
+
+class CacheError(DllmError):
+    """A KV cache cannot be made or does not fit what is asked of it."""

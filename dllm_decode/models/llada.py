@@ -1,0 +1,79 @@
+"""LLaDA (arXiv 2502.09992): a bidirectional LLaMA-like transformer whose output at slot i predicts slot i."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from dllm_decode.models.layers import BidirectionalLM
+
+
+class LLaDAConfig(PreTrainedConfig):
+    """config.json of LLaDA-8B; the defaults are its values."""
+
+    model_type = "llada"
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "num_key_value_heads": "n_kv_heads",
+        "intermediate_size": "mlp_hidden_size",
+        "max_position_embeddings": "max_sequence_length",
+        "tie_word_embeddings": "weight_tying",
+    }
+
+    d_model: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int | None = None
+    mlp_hidden_size: int = 12288
+    vocab_size: int = 126464
+    embedding_size: int | None = None
+    max_sequence_length: int = 4096
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 500000.0
+    weight_tying: bool = False
+    init_std: float = 0.02
+    mask_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill what follows from other fields."""
+        if self.n_kv_heads is None:
+            self.n_kv_heads = self.n_heads
+        super().__post_init__(**kwargs)
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the embedding and of the head."""
+        return self.embedding_size or self.vocab_size
+
+
+class LLaDA(BidirectionalLM):
+    """LLaDA with its checkpoint's parameter names."""
+
+    config_class = LLaDAConfig
+    model_parts = (
+        "model.transformer.wte",
+        "model.transformer.blocks",
+        "model.transformer.ln_f",
+        "model.transformer.ff_out",
+    )
+    block_parts = (
+        "attn_norm",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "attn_out",
+        "ff_norm",
+        "ff_proj",  # the gate
+        "up_proj",
+        "ff_out",
+    )
+    qkv_bias = False
+    rope_full_precision = True
+    shift = 0
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
