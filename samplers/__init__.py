@@ -1,0 +1,59 @@
+"""Floor 2: every decoding policy, one file per paper, and the contract they share.
+
+A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract`.
+"""
+
+from __future__ import annotations
+
+from samplers.compose import Composition, settle, validate
+from samplers.contract import (
+    Decision,
+    Policy,
+    PolicyError,
+    Prediction,
+    Query,
+    Setting,
+    View,
+    map_rows,
+    merge_rows,
+)
+from samplers.entropy_bound import EntropyBound
+from samplers.eos import DeferEos, EosStop
+from samplers.factor import Factor
+from samplers.frechet import Frechet
+from samplers.registry import REGISTRY, lookup, parse_policy, spell
+from samplers.select import best, commit, dilate, prefix_sum_by_rank, rank, top
+from samplers.threshold import Threshold
+from samplers.topk import TopK
+
+__all__ = [
+    "REGISTRY",
+    "Composition",
+    "Decision",
+    "DeferEos",
+    "EntropyBound",
+    "EosStop",
+    "Factor",
+    "Frechet",
+    "Policy",
+    "PolicyError",
+    "Prediction",
+    "Query",
+    "Setting",
+    "Threshold",
+    "TopK",
+    "View",
+    "best",
+    "commit",
+    "dilate",
+    "lookup",
+    "map_rows",
+    "merge_rows",
+    "parse_policy",
+    "prefix_sum_by_rank",
+    "rank",
+    "settle",
+    "spell",
+    "top",
+    "validate",
+]

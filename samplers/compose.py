@@ -1,0 +1,172 @@
+"""Composition of policy parts with ``|`` and the one validator of what they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, Setting, View
+
+_WIDTH = {"open": 0, "block": 1, "rest": 2}
+
+
+@dataclass(frozen=True)
+class Composition(Policy):
+    """Several parts acting as one policy; their memory is the tuple of the parts' memories.
+
+    Order matters only where a role is played in turn: ``rescore`` and ``finish`` run left to right.
+    """
+
+    parts: tuple[Policy, ...] = ()
+
+    @classmethod
+    def of(cls, *policies: Policy) -> Composition:
+        """Flatten policies and compositions into one composition."""
+        parts: list[Policy] = []
+        for policy in policies:
+            parts.extend(policy.parts if isinstance(policy, Composition) else (policy,))
+        return cls(tuple(parts))
+
+    def playing(self, role: str) -> list[int]:
+        """Indices of the parts that play ``role``."""
+        return [i for i, part in enumerate(self.parts) if role in part.roles]
+
+    def check(self) -> Composition:
+        """Refuse a composition that cannot decode: not exactly one decider, or clashing parts."""
+        names = [type(p).__name__ for p in self.parts]
+        for role, what in (("decide", "decide what to commit"), ("block_length", "set the block length")):
+            players = [names[i] for i in self.playing(role)]
+            if len(players) > 1:
+                raise PolicyError(f"{' and '.join(players)} both {what}; keep one of them.")
+        if not self.playing("decide"):
+            raise PolicyError(
+                f"no part of {'|'.join(names) or 'the empty policy'} decides what to commit; "
+                "add a decider such as Threshold() or TopK()."
+            )
+        queries = [names[i] for i in self.playing("query")]
+        if len(queries) > 1:
+            raise PolicyError(f"{' and '.join(queries)} both send queries; keep one of them.")
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise PolicyError(f"{twice} appears twice in {'|'.join(names)}; keep one of them.")
+        if self.queries_opening and self.playing("block_length"):
+            asks = names[self.playing("block_length")[0]]
+            raise PolicyError(
+                f"{asks} measures blocks on a plain opening forward, but {queries[0]} drafts across blocks; "
+                f"use {queries[0]} inside blocks (cross_block=False)."
+            )
+        return self
+
+    def bind(self, setting: Setting) -> Composition:  # noqa: D102
+        return Composition(tuple(part.bind(setting) for part in self.parts)).check()
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def scope(self) -> Scope:  # noqa: D102
+        return max((p.scope for p in self.parts), key=_WIDTH.__getitem__, default="open")
+
+    @property
+    def opening_scope(self) -> Scope:  # noqa: D102
+        scopes = [p.opening_scope or p.scope for p in self.parts]
+        return max(scopes, key=_WIDTH.__getitem__, default="open")
+
+    @property
+    def revises(self) -> bool:  # noqa: D102
+        return any(p.revises for p in self.parts)
+
+    @property
+    def idles(self) -> bool:  # noqa: D102
+        return any(p.idles for p in self.parts)
+
+    @property
+    def primes(self) -> bool:  # noqa: D102
+        return any(p.primes for p in self.parts)
+
+    @property
+    def queries_opening(self) -> bool:  # noqa: D102
+        return any(p.queries_opening for p in self.parts)
+
+    @property
+    def roles(self) -> tuple[str, ...]:  # noqa: D102
+        return tuple(dict.fromkeys(r for part in self.parts for r in part.roles))
+
+    def begin(self, view: View) -> Memory:  # noqa: D102
+        return tuple(part.begin(view) for part in self.parts)
+
+    def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor | None:  # noqa: D102
+        for i in self.playing("block_length"):
+            return self.parts[i].block_length(view, prediction, memory[i])
+        return None
+
+    def query(self, view: View, memory: Memory) -> Query | None:  # noqa: D102
+        for i in self.playing("query"):
+            return self.parts[i].query(view, memory[i])
+        return None
+
+    def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:  # noqa: D102
+        return self._in_turn("rescore", memory, prediction, lambda part, p, m: part.rescore(view, p, m))
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
+        (i,) = self.playing("decide")
+        decision, mine = self.parts[i].decide(view, prediction, memory[i])
+        return decision, (*memory[:i], mine, *memory[i + 1 :])
+
+    def finish(  # noqa: D102
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        return self._in_turn("finish", memory, decision, lambda part, d, m: part.finish(view, prediction, d, m))
+
+    def _in_turn(
+        self, role: str, memory: Memory, value: Any, call: Callable[[Policy, Any, Memory], tuple[Any, Memory]]
+    ) -> tuple[Any, Memory]:
+        memories = list(memory)
+        for i in self.playing(role):
+            value, memories[i] = call(self.parts[i], value, memories[i])
+        return value, tuple(memories)
+
+
+def settle(view: View, decision: Decision) -> Decision:
+    """Apply a decision's cut to its write: cells past the row's new length are not written."""
+    if decision.length is None:
+        return decision
+    length = torch.minimum(decision.length, view.length)
+    return replace(decision, write=decision.write & (view.index < length[:, None]), length=length)
+
+
+def validate(policy: Policy, view: View, decision: Decision) -> None:
+    """Raise :class:`PolicyError` if a (settled) decision breaks the contract; one sentence names the policy."""
+    name = "|".join(type(p).__name__ for p in getattr(policy, "parts", (policy,)))
+
+    def refuse(bad: Tensor, what: str) -> None:
+        if bool(bad.any()):
+            row, cell = (int(i) for i in bad.nonzero()[0])
+            raise PolicyError(f"{name} {what} (row {row}, cell {cell}, step {int(view.step[row])}).")
+
+    write = decision.write
+    refuse(write & ~view.valid, "writes a cell outside the row's length")
+    revoked = write & (decision.values == view.mask_id)
+    if not policy.revises:
+        refuse(write & ~view.masked, "changes a committed cell without declaring `revises`")
+        refuse(revoked, "commits the mask token without declaring `revises`")
+    if decision.length is not None:
+        shrunk = (decision.length < 1) | (decision.length > view.length)
+        refuse(shrunk[:, None], "sets a length outside 1..the current length")
+    if policy.idles:
+        return
+    gained = (write & view.masked & ~revoked).sum(-1)
+    lost = (revoked & ~view.masked).sum(-1)
+    stuck = gained - lost < 1
+    for over in (decision.stop, decision.hold):
+        stuck = stuck & ~over if over is not None else stuck
+    if decision.length is not None:
+        stuck = stuck & (decision.length == view.length)
+    if policy.primes:
+        stuck = stuck & (view.block_step > 0)
+    refuse(stuck[:, None], "commits nothing")

@@ -1,0 +1,357 @@
+"""The contract between the decoding loop and a policy part.
+
+All tensors are in *generation coordinates* ``[B, G]``: column 0 is a row's first generated cell whatever the length
+of its prompt, ``G`` is the widest row.  A policy never sees a model, a cache or a prompt.
+
+Each step the loop builds a :class:`View`, may ask for a :class:`Query`, forwards the model, and hands the resulting
+:class:`Prediction` to the policy, which answers with a :class:`Decision`.  State lives in an explicit *memory* value:
+``begin`` makes it, every role gets it and returns it, the loop carries it row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+#: An explicit state value: ``None``, a tensor, or a dataclass/tuple/list/dict of tensors whose first axis is the row.
+Memory = Any
+Scope = Literal["open", "block", "rest"]
+ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
+
+
+class PolicyError(ValueError):
+    """A policy was given wrong parameters, wrong company, or broke the contract; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a part may know of its surroundings when it is bound, once, before any forward.
+
+    Attributes:
+        mask_id: id of the mask token.
+        eos_ids: ids that end a text.
+        vocab_size: number of token ids.
+        cache: ``"none"``, ``"prefix"`` or ``"dual"``.
+        shift: 1 if the model's output at slot i scores slot i+1 (Dream), else 0.
+        block_length: cells per block when no part says otherwise; ``None`` = the whole canvas.
+        max_new_tokens: the length budget of a row; ``None`` when each prompt brings its own (infilling).
+        temperature: sampling temperature; 0 is greedy.
+        model_name: the model's name, the key of learned filters.
+        token_ids: text -> token ids, or ``None`` without a tokenizer.
+        delimiter_ids: ids of the tokens that end a line in this tokenizer (AdaBlock's default delimiters).
+        shadows: whether model and cache can forward shadow cells.
+    """
+
+    mask_id: int
+    eos_ids: tuple[int, ...] = ()
+    vocab_size: int = 0
+    cache: str = "none"
+    shift: int = 0
+    block_length: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    model_name: str = ""
+    token_ids: Callable[[str], list[int]] | None = None
+    delimiter_ids: tuple[int, ...] = ()
+    shadows: bool = True
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees of the canvas before (and while) it decides.
+
+    Attributes:
+        tokens: long ``[B, G]``; the mask id at masks.
+        masked: bool ``[B, G]``; valid cells that are not decided.
+        valid: bool ``[B, G]``; cells inside the row's current length.
+        start, end: long ``[B]``; the current block is ``[start, end)``.
+        length: long ``[B]``; the row's current length (a part may cut it). ``budget``: its length at the beginning.
+        step, block_step, block_index: long ``[B]``; forwards this row has had in all and in this block, blocks begun.
+        mask_id, eos_ids: special ids.
+        generators: one random generator per row, seeded by (seed, row): randomness never crosses rows.
+    """
+
+    tokens: Tensor
+    masked: Tensor
+    valid: Tensor
+    start: Tensor
+    end: Tensor
+    length: Tensor
+    budget: Tensor
+    step: Tensor
+    block_step: Tensor
+    block_index: Tensor
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    generators: tuple[torch.Generator, ...]
+
+    @property
+    def index(self) -> Tensor:
+        """Long ``[1, G]``: the cells' own indices."""
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
+
+    @property
+    def in_block(self) -> Tensor:
+        """Bool ``[B, G]``: cells of the current block, committed or not."""
+        return (self.index >= self.start[:, None]) & (self.index < self.end[:, None]) & self.valid
+
+    @property
+    def open(self) -> Tensor:
+        """Bool ``[B, G]``: masks the current block may commit (also masks left before it)."""
+        return self.masked & (self.index < self.end[:, None])
+
+    def is_eos(self, tokens: Tensor) -> Tensor:
+        """Bool, shape of ``tokens``: which of them end the text."""
+        out = torch.zeros_like(tokens, dtype=torch.bool)
+        for eos in self.eos_ids:
+            out |= tokens == eos
+        return out
+
+    def uniform(self) -> Tensor:
+        """Fp32 ``[B, G]`` of U[0, 1) numbers, each row drawn from its own generator (batch-independent)."""
+        out = torch.zeros(self.tokens.shape, dtype=torch.float32)
+        for row, generator in enumerate(self.generators):
+            n = int(self.budget[row])
+            out[row, :n] = torch.rand(n, generator=generator)
+        return out.to(self.tokens.device)
+
+    def imagine(self, canvases: Tensor) -> View:
+        """The view of hypothetical canvases: long ``[B, K, G]`` in, a view of ``B*K`` rows out (row-major)."""
+        branches = canvases.shape[1]
+
+        def repeat(x: Tensor) -> Tensor:
+            return x.repeat_interleave(branches, 0)
+
+        tokens, valid = canvases.flatten(0, 1), repeat(self.valid)
+        per_row = ("start", "end", "length", "budget", "step", "block_step", "block_index")
+        return replace(
+            self,
+            tokens=tokens,
+            masked=(tokens == self.mask_id) & valid,
+            valid=valid,
+            generators=tuple(g for g in self.generators for _ in range(branches)),
+            **{name: repeat(getattr(self, name)) for name in per_row},
+        )
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to forward when it is not simply the canvas.
+
+    Attributes:
+        canvases: long ``[B, K, G]``, hypothetical canvases that replace the plain one in this forward: each is
+            predicted as if it were the canvas.  The prediction then has ``B*K`` rows, row-major.
+        used: bool ``[B, K]``, which of them are forwarded (default all); the others cost nothing and predict nothing.
+        shadow: bool ``[B, G]``, cells that get an extra masked twin beside the plain canvas: the twin sees everything
+            but its original, nobody sees the twin (WINO).  Answered in ``Prediction.shadow``.
+    """
+
+    canvases: Tensor | None = None
+    used: Tensor | None = None
+    shadow: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one forward says, per cell.
+
+    Attributes:
+        token: long ``[B, G]``, the proposed token (never the mask).
+        confidence: fp32 ``[B, G]``, the proposed token's probability under the softmax over the whole vocabulary;
+            0 where nothing was predicted.
+        predicted: bool ``[B, G]``, the cells this forward covered and scored.
+        open: bool ``[B, G]``, the predicted cells that may be committed now.
+        entropy: fp32 ``[B, G]`` in nats, or ``None`` unless a part needs it.
+        margin: fp32 ``[B, G]``, top-1 minus top-2 probability, or ``None``.
+        logit_margin: fp32 ``[B, G]``, top-1 minus top-2 logit, or ``None``.
+        logits: fp32 ``[M, V]`` of the scored cells, or ``None`` unless a part needs them.
+        cells: long ``[M]``, where each row of ``logits`` lies in the flattened ``[B * G]``.
+        branches: number K of canvases per row behind the leading axis (1 = plain).
+        shadow: the prediction of the query's shadow cells, or ``None``.
+    """
+
+    token: Tensor
+    confidence: Tensor
+    predicted: Tensor
+    open: Tensor
+    entropy: Tensor | None = None
+    margin: Tensor | None = None
+    logit_margin: Tensor | None = None
+    logits: Tensor | None = None
+    cells: Tensor | None = None
+    branches: int = 1
+    shadow: Prediction | None = None
+
+    def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """Spread one value per logit row, ``[M]``, to ``[B, G]``; ``fill`` elsewhere."""
+        assert self.cells is not None
+        out = values.new_full(self.token.shape, fill)
+        out.view(-1)[self.cells] = values
+        return out
+
+    def pick(self, branch: Tensor) -> Prediction:
+        """Choose one branch per row: long ``[B]`` -> the prediction of ``[B, G]`` (logits are dropped)."""
+        rows = torch.arange(branch.shape[0], device=branch.device) * self.branches + branch
+
+        def take(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows]
+
+        return Prediction(
+            self.token[rows],
+            self.confidence[rows],
+            self.predicted[rows],
+            self.open[rows],
+            take(self.entropy),
+            take(self.margin),
+            take(self.logit_margin),
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy wants written.
+
+    Attributes:
+        write: bool ``[B, G]``. ``values``: long ``[B, G]``, read where ``write``; the mask id revokes.
+        stop: bool ``[B]`` or ``None``: the row is finished after this write.
+        length: long ``[B]`` or ``None``: the row's new length (only ever shorter).
+        order: ``[B, G]`` or ``None``: the order in which the cells were decided, smaller first (for the trace;
+            default: falling confidence, then position).
+        confidence: fp32 ``[B, G]`` or ``None``: what the trace records; default the prediction's.
+        hold: bool ``[B]`` or ``None``: keep the block open for one more forward although it may be full
+            (only to reproduce references that spend such forwards).
+    """
+
+    write: Tensor
+    values: Tensor
+    stop: Tensor | None = None
+    length: Tensor | None = None
+    order: Tensor | None = None
+    confidence: Tensor | None = None
+    hold: Tensor | None = None
+
+
+class Policy:
+    """Base of all policy parts: a frozen dataclass whose fields are the paper's hyper-parameters.
+
+    A part overrides the roles it plays and no other.  Parts compose with ``|``.
+
+    Beside the roles a part may override these declarations, as class attributes or properties.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Extra per-cell quantities to compute: ``entropy``, ``margin``, ``logit_margin``, ``logits``."""
+        return frozenset()
+
+    @property
+    def scope(self) -> Scope:
+        """Cells to predict at each forward: ``open`` masks, the whole ``block``, or all masks of the ``rest``."""
+        return "open"
+
+    @property
+    def opening_scope(self) -> Scope | None:
+        """The same for a block's opening forward; ``None`` = like ``scope``."""
+        return None
+
+    @property
+    def revises(self) -> bool:
+        """The part may change or revoke committed cells."""
+        return False
+
+    @property
+    def idles(self) -> bool:
+        """A forward may commit nothing (fixed time schedules of reference samplers)."""
+        return False
+
+    @property
+    def primes(self) -> bool:
+        """The part's first forward in a block may commit nothing."""
+        return False
+
+    @property
+    def queries_opening(self) -> bool:
+        """Its query may replace a block's opening forward (sound only without a cache)."""
+        return False
+
+    def bind(self, setting: Setting) -> Policy:
+        """Resolve what depends on the model, cache or tokenizer; raise :class:`PolicyError` if it cannot work."""
+        return self
+
+    def begin(self, view: View) -> Memory:
+        """Make the part's memory for all rows, before the first forward."""
+        return None
+
+    def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor | None:
+        """Long ``[B]``: the length of the block now opening; asked once per block, on its opening prediction."""
+        return None
+
+    def query(self, view: View, memory: Memory) -> Query | None:
+        """What to forward next, or ``None`` for the plain canvas; not asked for an opening forward."""
+        return None
+
+    def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:
+        """Change the prediction before it is decided on."""
+        return prediction, memory
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
+        """Choose the cells to write; exactly one part of a composition plays this role."""
+        return Decision(torch.zeros_like(view.masked), view.tokens), memory
+
+    def finish(
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        """Have the last word on a decision: stop a row, cut it, fill it."""
+        return decision, memory
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles this part plays."""
+        return tuple(r for r in ROLES if getattr(type(self), r) is not getattr(Policy, r))
+
+    def __or__(self, other: Policy) -> Policy:
+        if not isinstance(other, Policy):
+            return NotImplemented
+        from samplers.compose import Composition
+
+        return Composition.of(self, other)
+
+
+def map_rows(memory: Memory, fn: Callable[[Tensor], Tensor]) -> Memory:
+    """Apply ``fn`` to every tensor of a memory value (dataclasses, tuples, lists and dicts are walked)."""
+    if isinstance(memory, Tensor):
+        return fn(memory)
+    if isinstance(memory, dict):
+        return {k: map_rows(v, fn) for k, v in memory.items()}
+    if isinstance(memory, (tuple, list)):
+        return type(memory)(map_rows(v, fn) for v in memory)
+    if hasattr(memory, "__dataclass_fields__"):
+        changes = {name: map_rows(getattr(memory, name), fn) for name in memory.__dataclass_fields__}
+        return replace(memory, **changes)
+    return memory
+
+
+def tensors_of(memory: Memory) -> Iterable[Tensor]:
+    """Every tensor of a memory value, in a fixed order."""
+    found: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x)
+        return x
+
+    map_rows(memory, keep)
+    return found
+
+
+def merge_rows(old: Memory, rows: Tensor, new: Memory) -> Memory:
+    """Put the memory ``new`` of the rows ``rows`` (long ``[R]``) back into ``old``; row axis first."""
+    fresh = iter(tensors_of(new))
+
+    def put(x: Tensor) -> Tensor:
+        return x.index_copy(0, rows, next(fresh))
+
+    return map_rows(old, put)

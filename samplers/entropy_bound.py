@@ -1,0 +1,30 @@
+"""Entropy-bounded unmasking (EB-Sampler, arXiv 2505.24857, sec. 3) and the plain entropy threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
+from samplers.select import commit, prefix_sum_by_rank, rank
+
+
+@dataclass(frozen=True)
+class EntropyBound(Policy):
+    """Commit the surest cells while the sum of their entropies, less the largest, stays within ``gamma`` nats.
+
+    Sorted by rising entropy the largest is the last one taken, so the test at rank n is ``sum_{j<n} H_(j) <= gamma``.
+    ``gamma = 0`` commits one cell (and exact certainties).
+    """
+
+    gamma: float = 0.1
+    needs = frozenset({"entropy"})
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0:
+            raise PolicyError(f"gamma is {self.gamma}; give a number of nats from 0 up (the paper uses 0.001 to 0.1).")
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
+        assert prediction.entropy is not None
+        places = rank(-prediction.entropy, prediction.open)
+        before = prefix_sum_by_rank(prediction.entropy, places) - prediction.entropy
+        return commit(before <= self.gamma, prediction, score=-prediction.entropy), memory

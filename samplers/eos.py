@@ -1,0 +1,77 @@
+"""What to do about the end-of-text token: stop early (EosStop), or decide it last (DeferEos)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Setting, View
+
+
+@dataclass(frozen=True)
+class EosStop(Policy):
+    """Stop a row once its text has ended; what is still masked is filled with that end-of-text token.
+
+    Args:
+        when: ``"settled"``: an end-of-text token is committed and nothing before it is masked. ``"block"``: the
+            current block is complete and holds one (the ``early_stop`` option of Fast-dLLM's forks and LocalLeap).
+    """
+
+    when: Literal["settled", "block"] = "settled"
+
+    def __post_init__(self) -> None:
+        if self.when not in ("settled", "block"):
+            raise PolicyError(f"when is {self.when!r}; choose settled or block.")
+
+    def bind(self, setting: Setting) -> EosStop:  # noqa: D102
+        if not setting.eos_ids:
+            raise PolicyError("EosStop needs an end-of-text id, but the model has none; give it one or drop EosStop.")
+        return self
+
+    def finish(  # noqa: D102
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        tokens = torch.where(decision.write, decision.values, view.tokens)
+        masked = (tokens == view.mask_id) & view.valid
+        ends = view.is_eos(tokens) & view.valid
+        if self.when == "settled":
+            ended = ends & (masked.cumsum(-1) == 0)
+        else:
+            block = view.in_block
+            ended = ends & block & ~(masked & block).any(-1, keepdim=True)
+        done = ended.any(-1)
+        fill = masked & done[:, None]
+        first = tokens.gather(1, ended.to(torch.uint8).argmax(-1, keepdim=True))
+        values = torch.where(fill, first, decision.values)
+        stop = done if decision.stop is None else done | decision.stop
+        return replace(decision, write=decision.write | fill, values=values, stop=stop), memory
+
+
+@dataclass(frozen=True)
+class DeferEos(Policy):
+    """Decide end-of-text tokens last: their confidence becomes 0 and the others' is renormalised without them.
+
+    LLaDA ``generate.py``'s ``confidence_eos_eot_inf``: the proposal stays, only its rank changes.
+
+    Args:
+        ids: the tokens to defer; default the model's end-of-text ids.
+    """
+
+    ids: tuple[int, ...] = ()
+    needs = frozenset({"logits"})
+
+    def bind(self, setting: Setting) -> DeferEos:  # noqa: D102
+        ids = self.ids or setting.eos_ids
+        if not ids:
+            raise PolicyError("DeferEos needs the ids to defer, but the model has no end-of-text id; give ids.")
+        return replace(self, ids=ids)
+
+    def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:  # noqa: D102
+        assert prediction.logits is not None and prediction.cells is not None
+        ids = torch.tensor(self.ids, device=prediction.logits.device)
+        token = prediction.token.view(-1)[prediction.cells]
+        logits = prediction.logits.index_fill(1, ids, -torch.inf)
+        confidence = (logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)).exp()
+        return replace(prediction, confidence=prediction.scatter(confidence)), memory

@@ -1,0 +1,29 @@
+"""Frechet rule (Fast-dLLM++, arXiv 2606.02955)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
+from samplers.select import commit, prefix_sum_by_rank, rank
+
+
+@dataclass(frozen=True)
+class Frechet(Policy):
+    """Commit the n most confident cells for the largest n with ``G_n > margin``.
+
+    ``G_n = sum_{j<=n} c_(j) - (n - 1) - (1 - c_(n))`` is the Frechet lower bound of the joint probability minus the
+    doubt about the last cell; it never grows with n.
+    """
+
+    margin: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.margin <= 1:
+            raise PolicyError(f"margin is {self.margin}; give a number from -1 to 1 (the paper uses 0.25).")
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
+        confidence = prediction.confidence
+        places = rank(confidence, prediction.open)
+        bound = prefix_sum_by_rank(confidence, places) - places - (1 - confidence)
+        return commit(bound > self.margin, prediction), memory

@@ -1,0 +1,170 @@
+"""The table of policies by name, and the one place where policy strings are parsed and printed.
+
+Grammar: parts joined by ``+`` (or ``|``), each ``name`` or ``name:field=value,field=value``; a value that is itself a
+policy goes in parentheses, alternatives of a tuple are separated by ``/``::
+
+    adablock+localleap:radius=4+sched
+    freedave:step=(topk:k=1),drafts=4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from samplers.compose import Composition
+from samplers.contract import Policy, PolicyError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the registry: where a policy part lives and which paper it comes from."""
+
+    target: str
+    paper: str
+
+    def load(self) -> type[Policy]:
+        """Import the part's class."""
+        module, _, name = self.target.partition(":")
+        return cast(type[Policy], getattr(importlib.import_module(f"samplers.{module}"), name))
+
+
+REGISTRY: dict[str, Entry] = {
+    "topk": Entry("topk:TopK", "LLaDA arXiv 2502.09992; Dream arXiv 2508.15487"),
+    "threshold": Entry("threshold:Threshold", "Fast-dLLM arXiv 2505.22618"),
+    "factor": Entry("factor:Factor", "Fast-dLLM arXiv 2505.22618"),
+    "frechet": Entry("frechet:Frechet", "Fast-dLLM++ arXiv 2606.02955"),
+    "entropybound": Entry("entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),
+    "eosstop": Entry("eos:EosStop", "early stop at the end of the text"),
+    "defereos": Entry("eos:DeferEos", "LLaDA arXiv 2502.09992"),
+}
+
+
+def lookup(name: str) -> type[Policy]:
+    """The class of a registered policy name; unknown names raise with a suggestion."""
+    entry = REGISTRY.get(name.strip().lower().replace("-", "").replace("_", ""))
+    if entry is None:
+        raise PolicyError(f"unknown policy {name!r}{suggest(name, REGISTRY)}; known: {', '.join(REGISTRY)}.")
+    return entry.load()
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def parse_policy(policy: str | Policy) -> Policy:
+    """A policy from its string; a policy object passes through.
+
+    Raises:
+        PolicyError: unknown name or field, value of the wrong type, unbalanced parentheses.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    if not isinstance(policy, str) or not policy.strip():
+        raise PolicyError(f"{policy!r} is no policy; give a Policy or a string such as 'threshold:threshold=0.9'.")
+    parts = [_parse_part(text) for text in _split(policy.replace("|", "+"), "+")]
+    return parts[0] if len(parts) == 1 else Composition.of(*parts)
+
+
+def spell(policy: Policy) -> str:
+    """The string that :func:`parse_policy` reads back as ``policy``; fields at their default are left out."""
+    if isinstance(policy, Composition):
+        return "+".join(spell(part) for part in policy.parts)
+    name = next((n for n, e in REGISTRY.items() if e.target.endswith(":" + type(policy).__name__)), None)
+    name = name or type(policy).__name__.lower()
+    fields = []
+    for field in dataclasses.fields(cast(Any, policy)):
+        value = getattr(policy, field.name)
+        if value != field.default:
+            fields.append(f"{field.name}={_spell_value(value)}")
+    return name + (":" + ",".join(fields) if fields else "")
+
+
+def _spell_value(value: Any) -> str:
+    if isinstance(value, Policy):
+        return f"({spell(value)})"
+    if isinstance(value, tuple):
+        return "/".join(map(_spell_value, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth < 0:
+            break
+        if char == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth:
+        raise PolicyError(f"unbalanced parentheses in policy {text!r}; write e.g. freedave:step=(topk:k=1).")
+    return [*parts, text[start:]]
+
+
+def _parse_part(text: str) -> Policy:
+    name, _, rest = text.strip().partition(":")
+    cls = lookup(name)
+    known = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
+    hints = typing.get_type_hints(cls)
+    given: dict[str, Any] = {}
+    for item in _split(rest, ",") if rest else []:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if key not in known:
+            raise PolicyError(
+                f"{name} has no parameter {key!r}{suggest(key, known)}; it takes {', '.join(known) or 'none'}."
+            )
+        if not equals:
+            raise PolicyError(f"{name}: parameter {key!r} has no value; write {key}=VALUE.")
+        given[key] = _coerce(value.strip(), hints[key], f"{name}: {key}")
+    return cls(**given)
+
+
+def _coerce(text: str, hint: Any, what: str) -> Any:
+    if text.startswith("(") and text.endswith(")"):
+        return parse_policy(text[1:-1])
+    options = _alternatives(hint)
+    for option in options:
+        if option is type(None) and text.lower() == "none":
+            return None
+        if option is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if typing.get_origin(option) is tuple:
+            inner = typing.get_args(option)[0]
+            return tuple(_coerce(piece, inner, what) for piece in text.split("/") if piece)
+        if option in (int, float):
+            try:
+                return option(text)
+            except ValueError:
+                continue
+        if option is str:
+            return text
+        if typing.get_origin(option) is typing.Literal and text in typing.get_args(option):
+            return text
+    raise PolicyError(f"{what} is {text!r}, which is not {_describe(options)}.")
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [o for arg in typing.get_args(hint) for o in _alternatives(arg)]
+    return [hint]
+
+
+def _describe(options: list[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none", str: "text"}
+    said = []
+    for option in options:
+        if typing.get_origin(option) is typing.Literal:
+            said.append("one of " + ", ".join(map(str, typing.get_args(option))))
+        else:
+            said.append(words.get(option, "a policy in parentheses" if isinstance(option, type) else str(option)))
+    return " or ".join(said)

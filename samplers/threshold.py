@@ -1,0 +1,25 @@
+"""Confidence threshold (Fast-dLLM, arXiv 2505.22618, sec. 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
+from samplers.select import commit
+
+
+@dataclass(frozen=True)
+class Threshold(Policy):
+    """Commit every open cell whose confidence reaches ``threshold``, and always the best one.
+
+    A threshold above 1 is static decoding: one cell per forward, the most confident one.
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the paper uses 0.9).")
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
+        return commit(prediction.confidence >= self.threshold, prediction), memory

@@ -1,0 +1,113 @@
+"""Fixed schedules: k cells per forward, LLaDA's even split, Dream's time schedule (specs: their official samplers)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
+from samplers.select import rank
+
+Score = Literal["confidence", "margin", "entropy", "random"]
+Schedule = Literal["even", "time"]
+
+
+@dataclass(frozen=True)
+class TopK(Policy):
+    """Commit the ``k`` best open cells, or follow a schedule of ``steps`` forwards per block.
+
+    Args:
+        k: cells per forward; 1 is static decoding. Ignored when ``steps`` is given.
+        steps: forwards per block. With ``schedule="even"`` the block's masks are split evenly, the remainder to the
+            first steps (LLaDA ``get_num_transfer_tokens``); with ``"time"`` step i of a block with n masks left
+            commits ``int(n (1 - t[i+1]/t[i]))``, ``t = linspace(1, eps, steps + 1)``, and the last step the rest
+            (Dream ``diffusion_generate``).
+        score: what ranks the cells: confidence, top-1 minus top-2 probability, negative entropy, or random.
+        schedule: see ``steps``.
+        eps: the time schedule's last time.
+        origin: Dream's ``alg="origin"``: with the time schedule, each mask is committed independently with
+            probability ``1 - t[i+1]/t[i]``.
+        spend: also spend the schedule's forwards that commit nothing, as the official samplers do.
+    """
+
+    k: int = 1
+    steps: int | None = None
+    score: Score = "confidence"
+    schedule: Schedule = "even"
+    eps: float = 1e-3
+    origin: bool = False
+    spend: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise PolicyError(f"k is {self.k}; give a whole number from 1 up.")
+        if self.steps is not None and self.steps < 1:
+            raise PolicyError(f"steps is {self.steps}; give a whole number from 1 up.")
+        if self.score not in ("confidence", "margin", "entropy", "random"):
+            raise PolicyError(f"score is {self.score!r}; choose confidence, margin, entropy or random.")
+        if self.schedule not in ("even", "time"):
+            raise PolicyError(f"schedule is {self.schedule!r}; choose even or time.")
+        if (self.schedule == "time" or self.spend or self.origin) and self.steps is None:
+            raise PolicyError("schedule=time, origin and spend follow a number of forwards per block; give steps.")
+        if self.origin and self.schedule != "time":
+            raise PolicyError("origin follows the time schedule; give schedule=time.")
+        if not 0 < self.eps < 1:
+            raise PolicyError(f"eps is {self.eps}; give a number between 0 and 1 (Dream uses 0.001).")
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset({self.score} & {"margin", "entropy"})
+
+    @property
+    def idles(self) -> bool:  # noqa: D102
+        return self.spend or self.schedule == "time"
+
+    def begin(self, view: View) -> Memory:
+        """Long ``[B]``: the masks the current block held when it opened."""
+        return torch.zeros_like(view.start)
+
+    def decide(self, view: View, prediction: Prediction, memory: Tensor) -> tuple[Decision, Memory]:  # noqa: D102
+        score = self.ranking(view, prediction)
+        left = prediction.open.sum(-1)
+        at_opening = torch.where(view.block_step == 0, left, memory)
+        if self.origin:
+            share = self.time_share(view.block_step)
+            write = prediction.open & (view.uniform() < share[:, None])
+        else:
+            write = rank(score, prediction.open) < self.quota(view.block_step, left, at_opening)[:, None]
+        hold = view.block_step + 1 < self.steps if self.spend and self.steps else None
+        return Decision(write & prediction.open, prediction.token, order=-score, hold=hold), at_opening
+
+    def ranking(self, view: View, prediction: Prediction) -> Tensor:
+        """Fp32 ``[B, G]``: the chosen score, larger is surer."""
+        if self.score == "random":
+            return view.uniform()
+        if self.score == "margin":
+            assert prediction.margin is not None
+            return prediction.margin
+        if self.score == "entropy":
+            assert prediction.entropy is not None
+            return -prediction.entropy
+        return prediction.confidence
+
+    def quota(self, block_step: Tensor, left: Tensor, at_opening: Tensor) -> Tensor:
+        """Long ``[B]``: how many cells this forward commits."""
+        if self.steps is None:
+            return torch.full_like(left, self.k)
+        if self.schedule == "even":
+            base = at_opening // self.steps + (block_step < at_opening % self.steps)
+            # Past the schedule's end (a block that grew, masks left over) one cell per forward keeps moving.
+            overdue = block_step >= self.steps
+            return torch.where(overdue, base.clamp(min=1), base) if self.spend else base.clamp(min=1)
+        share = self.time_share(block_step)
+        return torch.where(block_step >= self.steps - 1, left, (left * share).long())
+
+    def time_share(self, block_step: Tensor) -> Tensor:
+        """Fp64 ``[B]``: ``1 - t[i+1]/t[i]``; 1 from the last step on."""
+        assert self.steps is not None
+        t = torch.linspace(1, self.eps, self.steps + 1, dtype=torch.float32, device=block_step.device)
+        share = torch.cat([(1 - t[1:] / t[:-1])[: self.steps - 1], t.new_ones(1)]).double()
+        return share[block_step.clamp(max=self.steps - 1)]
