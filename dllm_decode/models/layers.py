@@ -27,9 +27,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` -> the same shape and dtype."""
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return y.to(x.dtype) * self.weight
+        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -118,22 +116,26 @@ class BidirectionalLM(PreTrainedModel):
         model_parts: names of embedding, block list, final norm, output head.
         block_parts: names inside a block, see `Block`.
         qkv_bias: whether q, k, v have biases.
-        rope_full_precision: rotate in fp32 whatever the dtype, rather than in the model's dtype.
         shift: 1 when the output at slot i predicts slot i + 1, else 0.
     """
 
     model_parts: ClassVar[tuple[str, str, str, str]]
     block_parts: ClassVar[tuple[str, ...]]
     qkv_bias: ClassVar[bool]
-    rope_full_precision: ClassVar[bool]
     shift: ClassVar[int]
 
     base_model_prefix = ""
     main_input_name = "input_ids"
     _supports_sdpa = True
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        """Build with random weights; `from_pretrained` fills them."""
+        """Build with random weights; `from_pretrained` fills them.
+
+        Raises:
+            ConfigError: the config asks for something that is not computed here.
+        """
+        config.check()
         super().__init__(config)
         rows = config.embedding_rows
         blocks = nn.ModuleList(
@@ -194,7 +196,7 @@ class BidirectionalLM(PreTrainedModel):
         embedding, blocks, norm, _ = self._parts(self)
         x = embedding(tokens)
         cos, sin = rotary_tables(positions, self.head_dim, self.config.rope_theta)
-        if not self.rope_full_precision:
+        if not self.config.rope_full_precision:  # else q and k are rotated in fp32 whatever the dtype
             cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         backend = choose_backend(self.attention, case, x.dtype, x.device)
         for layer, block in enumerate(blocks):
@@ -218,8 +220,9 @@ class BidirectionalLM(PreTrainedModel):
 
         Args:
             input_ids: long `[B, T]`.
-            attention_mask: `[B, T]`, 0 = padding, not seen by anyone; None (fastest) = nothing is padded.
-            position_ids: long `[B, T]` or `[1, T]`; None = 0..T-1.
+            attention_mask: `[B, T]`, 0 = padding on any side, not seen by anyone; None (fastest) = nothing is padded.
+            position_ids: long `[B, T]` or `[1, T]`; None = 0..T-1 (left padding only shifts a row's positions, and
+                rotary embeddings depend on differences).
             output_hidden_states: also return each block's input and the final norm's output, each `[B, T, width]`.
         """
         if position_ids is None:

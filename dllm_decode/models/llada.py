@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import PreTrainedConfig
-
+from dllm_decode.models.config import DecoderConfig
 from dllm_decode.models.layers import BidirectionalLM
 
+OFF = (False, None)
 
-class LLaDAConfig(PreTrainedConfig):
+
+class LLaDAConfig(DecoderConfig):
     """config.json of LLaDA-8B; the defaults are its values."""
 
     model_type = "llada"
@@ -22,17 +23,38 @@ class LLaDAConfig(PreTrainedConfig):
         "max_position_embeddings": "max_sequence_length",
         "tie_word_embeddings": "weight_tying",
     }
+    checkpoint_architectures = ("LLaDAModelLM",)
+    required_values: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "block_type": ("llama",),
+        "activation_type": ("silu",),
+        "layer_norm_type": ("rms",),
+        "layer_norm_with_affine": (True,),
+        "bias_for_layer_norm": OFF,
+        "include_bias": OFF,
+        "include_qkv_bias": OFF,
+        "rope": (True,),
+        "alibi": OFF,
+        "attention_layer_norm": OFF,
+        "multi_query_attention": OFF,
+        "block_group_size": (1,),
+        "input_emb_norm": OFF,
+        "scale_logits": OFF,
+        "weight_tying": OFF,
+        "clip_qkv": (None,),
+    }
 
     d_model: int = 4096
     n_layers: int = 32
     n_heads: int = 32
     n_kv_heads: int | None = None
-    mlp_hidden_size: int = 12288
+    mlp_hidden_size: int | None = 12288
+    mlp_ratio: int = 4
     vocab_size: int = 126464
     embedding_size: int | None = None
     max_sequence_length: int = 4096
     rms_norm_eps: float = 1e-5
     rope_theta: float = 500000.0
+    rope_full_precision: bool = True
     weight_tying: bool = False
     init_std: float = 0.02
     mask_token_id: int | None = None
@@ -44,11 +66,13 @@ class LLaDAConfig(PreTrainedConfig):
         """Fill what follows from other fields."""
         if self.n_kv_heads is None:
             self.n_kv_heads = self.n_heads
+        if self.mlp_hidden_size is None:
+            self.mlp_hidden_size = self.mlp_ratio * self.d_model
         super().__post_init__(**kwargs)
 
     @property
     def embedding_rows(self) -> int:
-        """Rows of the embedding and of the head."""
+        """Rows of the embedding and of the head; `embedding_size` pads the vocabulary."""
         return self.embedding_size or self.vocab_size
 
 
@@ -71,9 +95,7 @@ class LLaDA(BidirectionalLM):
         "ff_norm",
         "ff_proj",  # the gate
         "up_proj",
-        "ff_out",
+        "ff_out",  # the MLP's way back, not the head of the same name
     )
     qkv_bias = False
-    rope_full_precision = True
     shift = 0
-    _no_split_modules: ClassVar[list[str]] = ["Block"]

@@ -1,0 +1,94 @@
+"""What both families' config classes share: refusing what is not computed here, before any weight is read."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from dllm_decode.errors import ConfigError
+
+
+class DecoderConfig(PreTrainedConfig):
+    """A config.json of a bidirectional decoder, with the checkpoint's own field names.
+
+    Class attributes:
+        checkpoint_architectures: names in `architectures` that mean this family; the first is written back.
+        required_values: for each flag that changes the computation, the values that are supported, the usual first.
+            A flag that is absent has its usual value.
+    """
+
+    checkpoint_architectures: ClassVar[tuple[str, ...]] = ()
+    required_values: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    rope_theta: float = 10000.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Read the rotary settings under their old and their transformers 5 names.
+
+        Raises:
+            ConfigError: scaled rotary positions.
+        """
+        rope = {**(kwargs.pop("rope_scaling", None) or {}), **(kwargs.pop("rope_parameters", None) or {})}
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise ConfigError(
+                f"this {self.model_type} config has rope_scaling={rope!r}, which is not supported; "
+                "only rope_scaling=None is."
+            )
+        self.rope_theta = float(rope.get("rope_theta", self.rope_theta))
+        super().__post_init__(**kwargs)
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows of the embedding and of the head, i.e. the width of the logits."""
+        return self.vocab_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config with the architecture's checkpoint name, so that other tools recognise what is saved."""
+        output = super().to_dict()
+        if self.checkpoint_architectures:
+            output["architectures"] = [self.checkpoint_architectures[0]]
+        return output
+
+    def check(self) -> None:
+        """Refuse a config whose model would be computed wrongly.
+
+        Raises:
+            ConfigError: another architecture under this model_type, an unsupported flag, or sizes that do not fit.
+        """
+        kind = self.model_type
+        names = {*(self.architectures or ()), *(("(has num_experts)",) if hasattr(self, "num_experts") else ())}
+        foreign = sorted(names - {*self.checkpoint_architectures, type(self).__name__.removesuffix("Config")})
+        if foreign:
+            raise ConfigError(
+                f"this checkpoint's model_type is {kind!r} but its architecture is {foreign[0]}, a different model; "
+                f"supported under this model_type: {', '.join(self.checkpoint_architectures)}."
+            )
+        for flag, allowed in self.required_values.items():
+            value = getattr(self, flag, allowed[0])
+            if value not in allowed:
+                raise ConfigError(
+                    f"this {kind} config has {flag}={value!r}, which is not supported; "
+                    f"only {flag}={' or '.join(map(repr, allowed))} is."
+                )
+        sizes = {
+            name: getattr(self, name)
+            for name in (
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "intermediate_size",
+                "embedding_rows",
+            )
+        }
+        for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                shown = self.attribute_map.get(name, name)
+                raise ConfigError(f"this {kind} config has {shown}={size!r}; it must be a positive integer.")
+        width, heads, kv_heads = sizes["hidden_size"], sizes["num_attention_heads"], sizes["num_key_value_heads"]
+        if width % (2 * heads) or heads % kv_heads:
+            raise ConfigError(
+                f"this {kind} config has width {width}, {heads} attention heads and {kv_heads} KV heads; heads must "
+                "divide the width into even parts, and KV heads must divide the heads."
+            )

@@ -1,0 +1,68 @@
+"""Dream (arXiv 2508.15487): Qwen2.5's shape without the causal mask; the output at slot i predicts slot i + 1."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from dllm_decode.models.config import DecoderConfig
+from dllm_decode.models.layers import BidirectionalLM
+
+
+class DreamConfig(DecoderConfig):
+    """config.json of Dream-7B; the defaults are those of its original config class."""
+
+    model_type = "Dream"
+    checkpoint_architectures = ("DreamModel",)
+    required_values: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "hidden_act": ("silu",),
+        "use_sliding_window": (False, None),
+        "use_mrope": (False, None),
+        "tie_word_embeddings": (False, None),
+    }
+
+    vocab_size: int = 151936
+    hidden_size: int = 4096
+    intermediate_size: int = 22016
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = 32
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 32768
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    mask_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill what follows from other fields."""
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+    @property
+    def rope_full_precision(self) -> bool:
+        """Dream rotates in the model's dtype."""
+        return False
+
+
+class Dream(BidirectionalLM):
+    """Dream with its checkpoint's parameter names."""
+
+    config_class = DreamConfig
+    model_parts = ("model.embed_tokens", "model.layers", "model.norm", "lm_head")
+    block_parts = (
+        "input_layernorm",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "post_attention_layernorm",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
+    qkv_bias = True
+    shift = 1
