@@ -40,11 +40,10 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(("LLaDA", "LLaDAConfig", "Dream", "DreamConfig"), "dllm_decode.models"),
     **dict.fromkeys(("DllmError",), "dllm_decode.errors"),
     **dict.fromkeys(
-        ("Composition", "Decision", "Policy", "Prediction", "Query", "View", "commit", "parse_policy"), "samplers"
+        ("Composition", "Decision", "Policy", "Prediction", "Query", "View", "commit", "parse_policy"),
+        "samplers",
     ),
-    **dict.fromkeys(
-        ("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"
-    ),
+    **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -127,14 +127,20 @@ class View:
             return x.repeat_interleave(branches, 0)
 
         tokens, valid = canvases.flatten(0, 1), repeat(self.valid)
-        per_row = ("start", "end", "length", "budget", "step", "block_step", "block_index")
-        return replace(
-            self,
+        return View(
             tokens=tokens,
             masked=(tokens == self.mask_id) & valid,
             valid=valid,
+            start=repeat(self.start),
+            end=repeat(self.end),
+            length=repeat(self.length),
+            budget=repeat(self.budget),
+            step=repeat(self.step),
+            block_step=repeat(self.block_step),
+            block_index=repeat(self.block_index),
+            mask_id=self.mask_id,
+            eos_ids=self.eos_ids,
             generators=tuple(g for g in self.generators for _ in range(branches)),
-            **{name: repeat(getattr(self, name)) for name in per_row},
         )
 
 

@@ -1,0 +1,140 @@
+"""The rows of a run: what each canvas holds, where its block stands, what it has cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samplers import View, map_rows
+
+
+@dataclass
+class Rows:
+    """All rows of a run; every tensor has the row as its first axis.
+
+    ``slots`` is the single truth: long ``[B, N]``, prompt from slot 0, then the canvas; cell g of a row is slot
+    ``offset + g``.  Nothing is padded on the left, so ragged prompts need no mask.
+
+    Attributes:
+        slots: long ``[B, N]``. ``offset``: long ``[B]``, slot of cell 0. ``budget``: cells at the beginning.
+        length: long ``[B]``, the row's cells now. ``start``, ``end``: its block. ``visible``: cells whose cached keys
+            are attended; equal to ``length`` unless a part keeps what it has cut.
+        step, block_step, block_index: forwards in all, forwards in this block, blocks begun.
+        live: bool ``[B]``.
+        full_forwards, rows_forwarded, tokens_forwarded: long ``[B]``, costs so far.
+    """
+
+    slots: Tensor
+    offset: Tensor
+    budget: Tensor
+    length: Tensor
+    start: Tensor
+    end: Tensor
+    visible: Tensor
+    step: Tensor
+    block_step: Tensor
+    block_index: Tensor
+    live: Tensor
+    full_forwards: Tensor
+    rows_forwarded: Tensor
+    tokens_forwarded: Tensor
+
+    @classmethod
+    def begin(cls, canvases: list[list[int]], offsets: list[int], pad_id: int, device: torch.device) -> Rows:
+        """Lay out rows: each a whole sequence (prompt and masks), ragged, with the slot of its first cell."""
+        lengths = [len(c) - o for c, o in zip(canvases, offsets, strict=True)]
+        wide = max(map(len, canvases))
+        slots = torch.tensor([c + [pad_id] * (wide - len(c)) for c in canvases], device=device)
+        budget = torch.tensor(lengths, device=device)
+
+        def zeros() -> Tensor:
+            return torch.zeros_like(budget)
+
+        return cls(
+            slots,
+            torch.tensor(offsets, device=device),
+            budget,
+            budget.clone(),
+            zeros(),
+            zeros(),
+            budget.clone(),
+            zeros(),
+            zeros(),
+            zeros(),
+            torch.ones_like(budget, dtype=torch.bool),
+            zeros(),
+            zeros(),
+            zeros(),
+        )
+
+    @property
+    def width(self) -> int:
+        """G: cells of the widest row."""
+        return self.slots.shape[1] - int(self.offset.min()) if len(self.offset) else 0
+
+    def select(self, rows: Tensor) -> Rows:
+        """The chosen rows as a copy (long ``[R]``)."""
+        picked: Rows = map_rows(self, lambda x: x.index_select(0, rows))
+        return picked
+
+    def put(self, rows: Tensor, part: Rows) -> None:
+        """Write the chosen rows back."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name).index_copy_(0, rows, getattr(part, name))
+
+    def cells(self, width: int) -> Tensor:
+        """Long ``[B, G]``: the tokens in generation coordinates; junk past a row's budget."""
+        index = self.offset[:, None] + torch.arange(width, device=self.slots.device)
+        return self.slots.gather(1, index.clamp(max=self.slots.shape[1] - 1))
+
+    def write(self, where: Tensor, values: Tensor) -> None:
+        """Write ``values`` (long ``[B, G]``) at ``where`` (bool ``[B, G]``)."""
+        row, cell = where.nonzero(as_tuple=True)
+        self.slots[row, self.offset[row] + cell] = values[row, cell]
+
+    def view(
+        self, width: int, mask_id: int, eos_ids: tuple[int, ...], generators: tuple[torch.Generator, ...]
+    ) -> View:
+        """What a policy sees of these rows."""
+        tokens = self.cells(width)
+        valid = torch.arange(width, device=tokens.device) < self.length[:, None]
+        tokens = torch.where(valid, tokens, mask_id)
+        return View(
+            tokens=tokens,
+            masked=(tokens == mask_id) & valid,
+            valid=valid,
+            start=self.start,
+            end=self.end,
+            length=self.length,
+            budget=self.budget,
+            step=self.step,
+            block_step=self.block_step,
+            block_index=self.block_index,
+            mask_id=mask_id,
+            eos_ids=eos_ids,
+            generators=generators,
+        )
+
+    def advance(self, masked: Tensor, done: Tensor, block_length: int | None) -> None:
+        """Open the next block with something to decide in the rows whose block is ``done``; retire finished rows.
+
+        Args:
+            masked: bool ``[B, G]``.
+            done: bool ``[B]``, the block holds no mask and is not held open.
+            block_length: default cells per block; a part may change it on the opening prediction.
+        """
+        index = torch.arange(masked.shape[1], device=masked.device)
+        while True:
+            first = torch.where(masked.any(-1), masked.to(torch.uint8).argmax(-1), self.length)
+            move = done & self.live & (first < self.length) & (first >= self.end)
+            self.live &= ~(done & (first >= self.length))
+            if not bool(move.any()):
+                break
+            step = self.length if block_length is None else torch.full_like(self.end, block_length)
+            self.start = torch.where(move, self.end, self.start)
+            self.end = torch.where(move, torch.minimum(self.end + step, self.length), self.end)
+            self.block_index = self.block_index + move.long()
+            self.block_step = torch.where(move, 0, self.block_step)
+            done = done & ~(masked & (index < self.end[:, None])).any(-1)

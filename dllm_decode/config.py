@@ -1,0 +1,119 @@
+"""GenerationConfig: what is generated, whatever the policy and the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dllm_decode.errors import DllmError
+
+
+class GenerationConfigError(DllmError):
+    """A generation setting is unknown or out of range."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Settings of a generation, frozen and JSON-serialisable.
+
+    Attributes:
+        max_new_tokens: cells to generate after each prompt.
+        block_length: cells per semi-autoregressive block (the last may be shorter); ``None`` = the whole canvas.
+        temperature: 0 is greedy; above, tokens are drawn by Gumbel-max from ``softmax(logits / temperature)``.
+        top_p, top_k: keep the smallest set of tokens whose probability passes ``top_p``, or the ``top_k`` best.
+        seed: seed of the rows' random generators; row i draws from (seed, i) alone.
+        guidance: LLaDA's classifier-free guidance scale w; logits become ``u + (w + 1)(c - u)`` with ``u`` from the
+            canvas whose prompt is masked. 0 = off; otherwise every forward has two rows per row.
+        suppress_tokens: ids whose logits are -inf everywhere (LLaDA's ``logits_eos_inf`` with the eos id).
+        early_stop: stop a row once its text has ended; the rest of the canvas is filled with that token.
+        infill: also decode mask tokens inside the prompts (otherwise refused).
+        confidence: probability the confidence is read from: ``"clean"`` softmax of the plain logits (LLaDA),
+            ``"filtered"`` after temperature, top-p and top-k (Dream), or ``"auto"`` = as the model's own sampler.
+        precision: ``"float32"``, or ``"reference"`` = a materialised float64 softmax, for comparison.
+        branches: how draft canvases are forwarded: as extra rows (``"expand"``), as one row with block-diagonal
+            visibility (``"tree"``), or ``"auto"`` (tree over a cache, expand without).
+    """
+
+    max_new_tokens: int = 128
+    block_length: int | None = 32
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    guidance: float = 0.0
+    suppress_tokens: tuple[int, ...] = ()
+    early_stop: bool = True
+    infill: bool = False
+    confidence: Literal["auto", "clean", "filtered"] = "auto"
+    precision: Literal["float32", "reference"] = "float32"
+    branches: Literal["auto", "expand", "tree"] = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
+        least = 0 if self.infill else 1
+        self._whole("max_new_tokens", least)
+        self._whole("block_length", 1, optional=True)
+        self._whole("top_k", 1, optional=True)
+        self._whole("seed", 0)
+        if not (isinstance(self.temperature, (int, float)) and self.temperature >= 0):
+            self._refuse("temperature", "a number from 0 up (0 is greedy)")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            self._refuse("top_p", "a number above 0 and at most 1, or None")
+        if not self.guidance >= 0:
+            self._refuse("guidance", "a number from 0 up (0 is off)")
+        for name, choices in (
+            ("confidence", ("auto", "clean", "filtered")),
+            ("precision", ("float32", "reference")),
+            ("branches", ("auto", "expand", "tree")),
+        ):
+            if getattr(self, name) not in choices:
+                self._refuse(name, "one of " + ", ".join(choices))
+        if any(not isinstance(i, int) or i < 0 for i in self.suppress_tokens):
+            self._refuse("suppress_tokens", "a tuple of token ids")
+
+    def _whole(self, name: str, least: int, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            self._refuse(name, f"a whole number from {least} up" + (", or None" if optional else ""))
+
+    def _refuse(self, name: str, allowed: str) -> None:
+        raise GenerationConfigError(f"{name} is {getattr(self, name)!r}; give {allowed}.")
+
+    def replace(self, **changes: Any) -> GenerationConfig:
+        """A copy with some settings changed; unknown names raise with a suggestion."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return {**dataclasses.asdict(self), "suppress_tokens": list(self.suppress_tokens)}
+
+    def to_json(self) -> str:
+        """The settings as one JSON object."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> GenerationConfig:
+        """Read settings back; unknown names raise with a suggestion."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise GenerationConfigError(f"unknown generation setting {name!r}{hint}; known: {', '.join(known)}.")
+        return cls(**settings)
+
+    @classmethod
+    def from_json(cls, text: str) -> GenerationConfig:
+        """Read the settings of one JSON object."""
+        try:
+            settings = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GenerationConfigError(f"the generation settings are no JSON ({error}); give one object.") from error
+        if not isinstance(settings, dict):
+            raise GenerationConfigError(f"the generation settings are a {type(settings).__name__}; give one object.")
+        return cls.from_dict(settings)

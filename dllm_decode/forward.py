@@ -1,0 +1,298 @@
+"""One forward for a group of rows: which tokens to send, which cells to score, what came back.
+
+Three kinds of forward, one code path: the *full* row (no cache, or a block's opening forward, which refills the
+cache), the *suffix* from the block on (prefix cache), the *block* alone (dual cache).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dllm_decode.canvas import Rows
+from dllm_decode.config import GenerationConfig
+from dllm_decode.models.base import DenoisingModel, ForwardInput
+from dllm_decode.score import ScoreRule, Scores, chunks, score
+from samplers import Policy, Prediction, Query, View
+
+CACHES = ("none", "prefix", "dual")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Query columns of one forward.
+
+    Attributes:
+        tokens, positions: long ``[R, Q]``. ``queries``: long ``[R]``, real columns.
+        branch: long ``[R, Q]`` or ``None``.
+        owner: long ``[R]``, the group row each forwarded row belongs to.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    queries: Tensor
+    branch: Tensor | None
+    owner: Tensor
+
+
+class Forwarder:
+    """Sends rows through a model and returns predictions in generation coordinates."""
+
+    def __init__(
+        self, model: DenoisingModel, policy: Policy, config: GenerationConfig, cache: str, rows: int, slots: int
+    ) -> None:
+        self.model, self.policy, self.config, self.cache_kind = model, policy, config, cache
+        self.guided = config.guidance > 0
+        # Guidance keeps the unconditional rows behind the conditional ones in the same cache.
+        self.rows = rows
+        self.cache = None if cache == "none" else model.new_cache(rows * (2 if self.guided else 1), slots)
+        filtered = getattr(model, "confidence", "clean") == "filtered"
+        self.rule = ScoreRule(
+            mask_id=model.mask_id,
+            suppress=config.suppress_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            filtered=filtered if config.confidence == "auto" else config.confidence == "filtered",
+            needs=policy.needs,
+            float64=config.precision == "reference",
+        )
+        self.seconds = 0.0
+        self.calls = 0
+
+    def predict(
+        self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor
+    ) -> tuple[Prediction, Tensor]:
+        """Forward a group of rows once.
+
+        Args:
+            group: the rows; their cost counters are updated.
+            ids: long ``[R]``, their places in the cache.
+            view: their view.
+            query: what the policy wants forwarded, or ``None``.
+            opening: bool ``[R]``, the block's first forward.
+
+        Returns:
+            The prediction and the scope it was made with, bool ``[R, G]``.
+        """
+        full = self.cache is None or bool(opening.all())
+        first = torch.zeros_like(group.start) if full else self._window_start(group, view)
+        last = group.offset + group.visible if self.cache_kind != "dual" or full else group.offset + group.end
+        wanted = self._scope(view, opening)
+        if not full:
+            slot = view.index + group.offset[:, None]
+            wanted &= (slot < last[:, None]) & ((slot - self.model.shift).clamp(min=0) >= first[:, None])
+
+        canvases = None if query is None else query.canvases
+        if canvases is None:
+            shadow = None if query is None else query.shadow
+            layout = self._plain(group.slots, first, last, shadow, group.offset)
+            prediction = self._run(layout, group, ids, view, wanted, shadow)
+        else:
+            used = query.used if query is not None and query.used is not None else None
+            used = torch.ones(canvases.shape[:2], dtype=torch.bool, device=canvases.device) if used is None else used
+            prediction = self._run_branches(group, ids, view, canvases, used, first, last, wanted)
+        group.full_forwards += int(full)
+        return prediction, wanted
+
+    def _window_start(self, group: Rows, view: View) -> Tensor:
+        """Slot where a cached window begins: one before the block while a shifted model still owes its first cell."""
+        start = group.offset + group.start
+        if not self.model.shift:
+            return start
+        owed = view.masked.gather(1, group.start[:, None])[:, 0]
+        return (start - (owed & (start > 0)).long()).clamp(min=0)
+
+    def _scope(self, view: View, opening: Tensor) -> Tensor:
+        """Bool ``[R, G]``: cells whose logits the policy wants from this forward."""
+
+        def cells(scope: str) -> Tensor:
+            if scope == "rest":
+                return view.masked | view.open
+            return view.open | view.in_block if scope == "block" else view.open
+
+        scope, at_opening = self.policy.scope, self.policy.opening_scope or self.policy.scope
+        inside = cells(scope)
+        return inside if scope == at_opening else torch.where(opening[:, None], cells(at_opening), inside)
+
+    def _plain(self, slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, offset: Tensor) -> Layout:
+        """Columns ``[first, last)`` of each row; shadow twins, if any, behind them."""
+        queries = last - first
+        wide = int(queries.max())
+        column = torch.arange(wide, device=slots.device)
+        positions = (first[:, None] + column).clamp(max=slots.shape[1] - 1)
+        tokens = slots.gather(1, positions)
+        owner = torch.arange(slots.shape[0], device=slots.device)
+        if shadow is None:
+            return Layout(tokens, positions * (column < queries[:, None]), queries, None, owner)
+        count = shadow.sum(-1)
+        extra = int(count.max())
+        twin = (~shadow).to(torch.uint8).argsort(dim=-1, stable=True)[:, :extra] + offset[:, None]
+        # Twins follow each row's last real column, so that padding stays on the right.
+        total = queries + count
+        column = torch.arange(wide + extra, device=slots.device)
+        at = (column - queries[:, None]).clamp(min=0, max=max(extra - 1, 0))
+        is_twin = (column >= queries[:, None]) & (column < total[:, None])
+        padded = torch.nn.functional.pad(positions, (0, extra))
+        positions = torch.where(is_twin, twin.gather(1, at), padded) * (column < total[:, None])
+        tokens = torch.where(is_twin, self.model.mask_id, slots.gather(1, positions))
+        branch = torch.where(is_twin, at, -1)
+        return Layout(tokens, positions, total, branch, owner)
+
+    def _run(
+        self, layout: Layout, group: Rows, ids: Tensor, view: View, wanted: Tensor, shadow: Tensor | None
+    ) -> Prediction:
+        """Forward a plain layout and score ``wanted`` (and the shadow twins)."""
+        first = layout.positions[:, :1]
+        columns = (view.index + group.offset[:, None] - self.model.shift).clamp(min=0) - first
+        cells = self._flat(wanted, columns, layout)
+        marks = [wanted]
+        if shadow is not None:
+            # The k-th twin of a row stands k columns behind its last plain one.
+            plain = layout.queries - shadow.sum(-1)
+            behind = plain[:, None] + shadow.cumsum(-1) - 1
+            cells = torch.cat([cells, self._flat(shadow, behind, layout)])
+            marks.append(shadow)
+        scores = self._forward(layout, group, ids, cells, [m.sum(-1) for m in marks], view.generators)
+        size = int(wanted.sum())
+        prediction = self._spread(scores, slice(0, size), wanted, view)
+        if shadow is not None:
+            twins = self._spread(scores, slice(size, len(cells)), shadow, view)
+            prediction = replace(prediction, shadow=replace(twins, logits=None, cells=None))
+        return prediction
+
+    def _run_branches(
+        self,
+        group: Rows,
+        ids: Tensor,
+        view: View,
+        canvases: Tensor,
+        used: Tensor,
+        first: Tensor,
+        last: Tensor,
+        wanted: Tensor,
+    ) -> Prediction:
+        """Forward hypothetical canvases, as extra rows or as one row with block-diagonal visibility."""
+        branches = canvases.shape[1]
+        tree = self.config.branches == "tree" or (self.config.branches == "auto" and self.cache is not None)
+        imagined = view.imagine(canvases)
+        owner, name = used.nonzero(as_tuple=True)
+        flat = owner * branches + name  # rows of the imagined view that are forwarded
+        slots = group.slots[owner].clone()
+        cell = view.index + group.offset[owner][:, None]
+        inside = view.valid[owner]
+        row = torch.arange(len(owner), device=owner.device)[:, None].expand_as(cell)
+        slots[row[inside], cell[inside]] = canvases[owner, name][inside]
+        scored = wanted[owner] & (imagined.masked[flat] | ~view.masked[owner])
+        plain = self._plain(slots, first[owner], last[owner], None, group.offset[owner])
+        columns = (cell - self.model.shift).clamp(min=0) - plain.positions[:, :1]
+        if tree:
+            layout, shifted = self._fold(plain, owner, len(group.offset))
+            cells = (owner[:, None] * layout.tokens.shape[1] + shifted[:, None] + columns)[scored]
+        else:
+            zero = torch.zeros_like(plain.tokens) if self.cache is not None else None
+            layout = replace(plain, owner=owner, branch=zero)
+            cells = self._flat(scored, columns, layout)
+        generators = tuple(view.generators[i] for i in owner.tolist())
+        scores = self._forward(layout, group, ids, cells, [scored.sum(-1)], generators)
+        everything = torch.zeros_like(imagined.masked)
+        everything[flat] = scored
+        return replace(self._spread(scores, slice(0, len(cells)), everything, imagined), branches=branches)
+
+    @staticmethod
+    def _fold(plain: Layout, owner: Tensor, rows: int) -> tuple[Layout, Tensor]:
+        """Lay the branches of each row one after the other; also returns each branch's first column."""
+        total = torch.zeros(rows, dtype=torch.long, device=owner.device).index_add_(0, owner, plain.queries)
+        begun = plain.queries.cumsum(0) - plain.queries
+        head = torch.zeros(rows, dtype=torch.long, device=owner.device)
+        head.scatter_reduce_(0, owner, begun, "amin", include_self=False)
+        shifted = begun - head[owner]
+        column = torch.arange(plain.tokens.shape[1], device=owner.device)
+        real = column < plain.queries[:, None]
+        place = (owner[:, None].expand_as(real)[real], (shifted[:, None] + column)[real])
+        out = []
+        name = torch.arange(len(owner), device=owner.device)
+        nth = name - torch.full_like(head, len(owner)).scatter_reduce_(0, owner, name, "amin")[owner]
+        for values in (plain.tokens, plain.positions, nth[:, None].expand_as(real)):
+            folded = torch.zeros(rows, int(total.max()), dtype=torch.long, device=owner.device)
+            folded[place] = values[real]
+            out.append(folded)
+        return Layout(out[0], out[1], total, out[2], torch.arange(rows, device=owner.device)), shifted
+
+    @staticmethod
+    def _flat(where: Tensor, columns: Tensor, layout: Layout) -> Tensor:
+        """Flat indices into ``R * Q`` of the columns at ``where``."""
+        row = torch.arange(where.shape[0], device=where.device)[:, None]
+        return (row * layout.tokens.shape[1] + columns)[where]
+
+    def _forward(
+        self,
+        layout: Layout,
+        group: Rows,
+        ids: Tensor,
+        cells: Tensor,
+        sizes: list[Tensor],
+        generators: tuple[torch.Generator, ...],
+    ) -> Scores:
+        """Call the model and score the cells chunk by chunk; counts what it cost."""
+        owner = layout.owner
+        tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
+        lengths = (group.offset + group.visible)[owner] if self.cache is not None else queries
+        rows = ids[owner] if self.cache is not None else None
+        if self.guided:
+            blind = torch.where(positions < group.offset[owner][:, None], self.model.mask_id, tokens)
+            cells = torch.cat([cells, cells + tokens.numel()])
+            tokens = torch.cat([tokens, blind])
+            positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
+            branch = None if branch is None else torch.cat([branch, branch])
+            rows = None if rows is None else torch.cat([rows, rows + self.rows])
+        began = time.perf_counter()
+        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
+        hidden = self.model.hidden(inp, cells)
+        pieces = []
+        per_row = torch.cat(sizes).tolist() if self.rule.temperature > 0 else [len(hidden) // (1 + self.guided)]
+        half = len(hidden) // 2
+        for row, low, high in chunks(per_row, self.model.vocab_size, by_row=self.rule.temperature > 0):
+            logits = self.model.head(hidden[low:high])
+            if self.guided:
+                blank = self.model.head(hidden[half + low : half + high])
+                logits = blank + (self.config.guidance + 1) * (logits - blank)
+            source = generators[row % len(generators)] if row >= 0 else None
+            pieces.append(score(logits, self.rule, source))
+        self.seconds += time.perf_counter() - began
+        self.calls += 1
+        cost = 2 if self.guided else 1
+        group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
+        group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
+        if not pieces:
+            empty = hidden.new_zeros(0, dtype=torch.float32)
+            return Scores(empty.long(), empty, empty, empty, empty, hidden.new_zeros(0, self.model.vocab_size))
+        return Scores.cat(pieces)
+
+    @staticmethod
+    def _spread(scores: Scores, part: slice, where: Tensor, view: View) -> Prediction:
+        """Put the scores of the cells at ``where`` in generation coordinates."""
+
+        def spread(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            out = values.new_zeros(where.shape)
+            out[where] = values[part]
+            return out
+
+        token, confidence = spread(scores.token), spread(scores.confidence)
+        assert token is not None and confidence is not None
+        return Prediction(
+            token=token,
+            confidence=confidence,
+            predicted=where,
+            open=where & view.open,
+            entropy=spread(scores.entropy),
+            margin=spread(scores.margin),
+            logit_margin=spread(scores.logit_margin),
+            logits=None if scores.logits is None else scores.logits[part],
+            cells=None if scores.logits is None else where.flatten().nonzero()[:, 0],
+        )

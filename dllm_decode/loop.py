@@ -1,0 +1,195 @@
+"""The loop: the only place where canvases advance.  It knows no policy by name.
+
+Each iteration takes the live rows, grouped by phase (opening a block, inside one), forwards every group once, and lets
+the policy decide.  Rows advance on their own: nobody waits for the slowest row's block, finished rows leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dllm_decode.canvas import Rows
+from dllm_decode.config import GenerationConfig
+from dllm_decode.events import StepEvent
+from dllm_decode.forward import Forwarder
+from dllm_decode.models.base import DenoisingModel
+from dllm_decode.trace import Trace, TraceStep
+from samplers import Decision, Prediction, View, map_rows, merge_rows, settle, validate
+from samplers.compose import Composition
+from samplers.contract import Memory
+
+
+@dataclass
+class Run:
+    """One ``generate`` call in progress.
+
+    Attributes:
+        model, policy, config: what decodes. ``rows``: all rows. ``forwarder``: the way to the model.
+        traces: one per row.
+    """
+
+    model: DenoisingModel
+    policy: Composition
+    config: GenerationConfig
+    rows: Rows
+    forwarder: Forwarder
+    traces: list[Trace]
+    generators: tuple[torch.Generator, ...]
+    width: int
+    events: bool = False
+    memory: Memory = field(default=None, repr=False)
+
+    @torch.no_grad()
+    def steps(self) -> Iterator[StepEvent]:
+        """Decode until no row is live; yields events while somebody listens."""
+        rows = self.rows
+        view = self._view(rows, range(len(self.traces)))
+        self.memory = self.policy.begin(view)
+        rows.advance(view.masked, torch.ones_like(rows.live), self.config.block_length)
+        while bool(rows.live.any()):
+            for ids in self._groups():
+                yield from self._step(ids)
+
+    def _groups(self) -> list[Tensor]:
+        """Ids of the live rows, one group per kind of forward they need next."""
+        live = self.rows.live.nonzero()[:, 0]
+        opening = self.rows.block_step[live] == 0
+        plain_only = "query" in self.policy.roles and not self.policy.queries_opening
+        if self.forwarder.cache is None and not plain_only:
+            return [live]  # without a cache every forward is the full row
+        return [ids for ids in (live[opening], live[~opening]) if len(ids)]
+
+    def _view(self, rows: Rows, ids: list[int] | range) -> View:
+        generators = tuple(self.generators[i] for i in ids)
+        return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators)
+
+    def _step(self, ids: Tensor) -> Iterator[StepEvent]:
+        """One forward of a group of rows, and what the policy makes of it."""
+        policy, everyone, names = self.policy, len(ids) == len(self.traces), ids.tolist()
+        group = self.rows if everyone else self.rows.select(ids)
+        memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
+        view = self._view(group, names)
+        opening = group.block_step == 0
+        if self.forwarder.cache is not None and bool(opening.all()):
+            group.visible = group.length.clone()
+        query = None
+        if policy.queries_opening or not bool(opening.any()):
+            query = policy.query(view, memory)
+        spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
+        prediction, _ = self.forwarder.predict(group, ids, view, query, opening)
+        group.step = group.step + 1
+
+        if bool(opening.any()):
+            length = policy.block_length(view, prediction, memory)
+            if length is not None:
+                end = torch.minimum(group.start + length.clamp(min=1), group.length)
+                group.end = torch.where(opening, end, group.end)
+        view = self._view(group, names)
+        prediction = replace(prediction, open=self._open(prediction, view))
+        prediction, memory = policy.rescore(view, prediction, memory)
+        decision, memory = policy.decide(view, prediction, memory)
+        decision, memory = policy.finish(view, prediction, decision, memory)
+        decision = settle(view, decision)
+        validate(policy, view, decision)
+
+        self._apply(group, view, decision)
+        after = self._view(group, names)
+        self._record(names, group, view, prediction, decision, opening, spent)
+        where = group.start.clone(), group.end.clone(), group.block_index.clone()
+        group.block_step = group.block_step + 1
+        done = ~after.open.any(-1)
+        if decision.hold is not None:
+            done &= ~decision.hold
+        group.advance(after.masked, done, self.config.block_length)
+        if everyone:
+            self.memory = memory
+        else:
+            self.rows.put(ids, group)
+            self.memory = merge_rows(self.memory, ids, memory)
+        if self.events:
+            yield from self._events(names, group, after, opening, where)
+
+    @staticmethod
+    def _open(prediction: Prediction, view: View) -> Tensor:
+        """Cells the policy may commit, now that the block's end is known."""
+        if prediction.branches > 1 or prediction.token.shape[0] != view.tokens.shape[0]:
+            return prediction.open
+        return prediction.predicted & view.open
+
+    @staticmethod
+    def _apply(group: Rows, view: View, decision: Decision) -> None:
+        group.write(decision.write, decision.values)
+        if decision.length is not None:
+            group.length = decision.length
+            group.end = torch.minimum(group.end, decision.length)
+            group.visible = torch.minimum(group.visible, decision.length)
+
+    def _record(
+        self,
+        names: list[int],
+        group: Rows,
+        view: View,
+        prediction: Prediction,
+        decision: Decision,
+        opening: Tensor,
+        spent: tuple[Tensor, Tensor],
+    ) -> None:
+        """Append one delta per row to the traces."""
+        row, cell = decision.write.nonzero(as_tuple=True)
+        confidence = decision.confidence if decision.confidence is not None else prediction.confidence
+        order = decision.order if decision.order is not None else -confidence
+        # Three stable sorts, least important key first: cell (already so), order, row.
+        by = order[row, cell].sort(stable=True).indices
+        by = by[row[by].sort(stable=True).indices]
+        row, cell = row[by], cell[by]
+        columns = (row, cell, view.tokens[row, cell], decision.values[row, cell], confidence[row, cell])
+        written: list[list[tuple[int, int, int, float]]] = [[] for _ in names]
+        for r, c, old, new, p in zip(*(x.tolist() for x in columns), strict=True):
+            if old != new:
+                written[r].append((c, old, new, round(p, 6)))
+        facts = torch.stack(
+            [
+                group.step,
+                group.block_index,
+                group.start,
+                group.end,
+                opening.long(),
+                group.length,
+                group.rows_forwarded - spent[0],
+                group.tokens_forwarded - spent[1],
+            ]
+        ).T.tolist()
+        for name, (step, block, start, end, opens, length, rows, tokens), cells in zip(
+            names, facts, written, strict=True
+        ):
+            c, old, new, p = (list(x) for x in zip(*cells, strict=True)) if cells else ([], [], [], [])
+            self.traces[name].steps.append(
+                TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens)
+            )
+
+    def _events(
+        self, names: list[int], group: Rows, after: View, opening: Tensor, where: tuple[Tensor, Tensor, Tensor]
+    ) -> Iterator[StepEvent]:
+        settled = (after.masked.cumsum(-1) == 0).logical_and(after.valid).sum(-1).tolist()
+        live, starts, ends, blocks = group.live.tolist(), *(x.tolist() for x in where)
+        tokens, lengths, opens = after.tokens.tolist(), group.length.tolist(), opening.tolist()
+        for i, name in enumerate(names):
+            step = self.traces[name].steps[-1]
+            yield StepEvent(
+                row=name,
+                step=step.step,
+                block=blocks[i],
+                start=starts[i],
+                end=ends[i],
+                opening=opens[i],
+                tokens=tuple(tokens[i][: lengths[i]]),
+                cells=tuple(step.cells),
+                values=tuple(step.new),
+                confidence=tuple(step.confidence),
+                settled=settled[i],
+                finished=not live[i],
+            )

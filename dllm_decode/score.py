@@ -1,0 +1,153 @@
+"""From logits to proposals: token, confidence, entropy and margins of chosen cells, without a softmax on the side.
+
+One pass in fp32 per chunk of cells: maximum, argmax and log-sum-exp; what no part needs is not computed.  A float64
+softmax is there as the ``reference`` precision, for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Logits of one chunk take at most about this many elements (64 MiB in fp32).
+CHUNK_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """How proposals are made from logits.
+
+    Attributes:
+        mask_id: never proposed, but part of the softmax (as in the references).
+        suppress: ids whose logits are -inf.
+        temperature, top_p, top_k: sampling; see :class:`~dllm_decode.config.GenerationConfig`.
+        filtered: read the confidence after temperature, top-p and top-k (Dream) instead of before (LLaDA).
+        needs: extra quantities, see :class:`samplers.contract.Policy`.
+        float64: the reference precision.
+    """
+
+    mask_id: int
+    suppress: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    filtered: bool = False
+    needs: frozenset[str] = frozenset()
+    float64: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per scored cell, ``[M]`` each: token long, the rest fp32; ``logits`` fp32 ``[M, V]``; ``None`` = not needed."""
+
+    token: Tensor
+    confidence: Tensor
+    entropy: Tensor | None = None
+    margin: Tensor | None = None
+    logit_margin: Tensor | None = None
+    logits: Tensor | None = None
+
+    @classmethod
+    def cat(cls, pieces: Sequence[Scores]) -> Scores:
+        """Concatenate the scores of consecutive chunks."""
+
+        def join(name: str) -> Tensor | None:
+            parts = [getattr(p, name) for p in pieces]
+            return None if parts[0] is None else parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        token, confidence = join("token"), join("confidence")
+        assert token is not None and confidence is not None
+        return cls(token, confidence, join("entropy"), join("margin"), join("logit_margin"), join("logits"))
+
+
+def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = None) -> Scores:
+    """Score cells.
+
+    Args:
+        logits: ``[M, V]``, any float dtype; overwritten.
+        rule: see :class:`ScoreRule`.
+        generator: random source of the Gumbel noise when the temperature is above 0.
+    """
+    logits = logits.double() if rule.float64 else logits.float()
+    if rule.suppress:
+        logits[:, list(rule.suppress)] = -torch.inf
+    kept = logits.clone() if "logits" in rule.needs else None
+    plain = logits
+    if rule.temperature > 0 and (rule.filtered or rule.top_p is not None or rule.top_k is not None):
+        plain = logits / rule.temperature  # Dream filters the tempered logits
+    drawn = filter_logits(plain, rule.top_p, rule.top_k)
+    source = drawn if rule.filtered else logits
+    lse = source.logsumexp(-1)
+    top2 = source.topk(2).values if rule.needs & {"margin"} else None
+    raw2 = logits.topk(2).values if "logit_margin" in rule.needs else None
+    entropy = _entropy(source, lse) if "entropy" in rule.needs else None
+
+    scale = 1.0 if plain is not logits else max(rule.temperature, 1e-30)
+    token = _propose(drawn, rule, scale, generator)
+    confidence = (source.gather(1, token[:, None])[:, 0] - lse).exp()
+    return Scores(
+        token=token,
+        confidence=confidence.float(),
+        entropy=None if entropy is None else entropy.float(),
+        margin=None if top2 is None else ((top2[:, 0] - lse).exp() - (top2[:, 1] - lse).exp()).float(),
+        logit_margin=None if raw2 is None else (raw2[:, 0] - raw2[:, 1]).float(),
+        logits=None if kept is None else kept.float(),
+    )
+
+
+def _propose(logits: Tensor, rule: ScoreRule, scale: float, generator: torch.Generator | None) -> Tensor:
+    """Argmax without the mask token, or Gumbel-max; the logits come back as they were."""
+    mask = logits[:, rule.mask_id].clone()
+    logits[:, rule.mask_id] = -torch.inf
+    if rule.temperature > 0:
+        uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float32).to(logits.device)
+        # argmax of logits / T - ln(-ln u), LLaDA's exp(logits) / (-ln u)^T in log space
+        noise = uniform.clamp_(min=1e-30).log_().neg_().log_().mul_(-scale)
+        token = noise.add_(logits).argmax(-1)
+    else:
+        token = logits.argmax(-1)
+    logits[:, rule.mask_id] = mask
+    return token
+
+
+def _entropy(logits: Tensor, lse: Tensor) -> Tensor:
+    """Nats, ``[M]``: ``lse - sum p l``; suppressed tokens (-inf) weigh nothing."""
+    p = (logits - lse[:, None]).exp()
+    return (lse - (p * logits.clamp(min=-1e30)).sum(-1)).clamp(min=0)
+
+
+def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:
+    """Nucleus and top-k filter as in Dream's ``sample_tokens``: removed logits become the dtype's minimum.
+
+    Top-p removes a token when the probability ranked before it already exceeds ``top_p`` (the one that crosses
+    stays, the first always does); top-k removes those below the k-th largest (ties with it stay).
+    """
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        before[:, 0] = 0
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter_(1, order, before > top_p)
+        logits = logits.masked_fill(drop, torch.finfo(logits.dtype).min)
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, torch.finfo(logits.dtype).min)
+    return logits
+
+
+def chunks(sizes: Iterable[int], vocab_size: int, by_row: bool) -> Iterator[tuple[int, int, int]]:
+    """Cut cells into chunks ``(row, start, stop)`` of bounded size.
+
+    ``sizes`` are the cells per row, in order. With ``by_row`` no chunk crosses a row and cuts depend on the row alone,
+    so that a row draws the same noise in any batch; else ``row`` is -1 and chunks are as large as they may be.
+    """
+    most = max(1, CHUNK_ELEMENTS // max(1, vocab_size))
+    if not by_row:
+        sizes = (sum(sizes),)
+    start = 0
+    for row, size in enumerate(sizes):
+        for low in range(0, size, most):
+            yield (row if by_row else -1), start + low, start + min(low + most, size)
+        start += size

@@ -1,0 +1,125 @@
+"""Traces: the initial canvas and one delta per forward; replaying them gives the final canvas (invariant 6)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dllm_decode.errors import DllmError
+
+
+class TraceError(DllmError):
+    """A trace file cannot be read."""
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """What one forward changed in one row; lists run in the order in which the cells were decided.
+
+    Attributes:
+        step: 1-based forward of the row. ``block``: block index; ``start``/``end``: its cells.
+        opening: the block's first forward.
+        cells, old, new: cell, token before, token after. ``confidence``: probability of the proposal.
+        length: the row's length after the step.
+        rows, tokens: rows and query tokens this forward cost for this row.
+    """
+
+    step: int
+    block: int
+    start: int
+    end: int
+    opening: bool
+    cells: list[int]
+    old: list[int]
+    new: list[int]
+    confidence: list[float]
+    length: int
+    rows: int
+    tokens: int
+
+
+@dataclass
+class Trace:
+    """One row's decoding.
+
+    Attributes:
+        prompt: ids before the first generated cell. ``canvas``: the cells' initial ids.
+        mask_id: id of a mask. ``steps``: the deltas.
+        meta: anything worth keeping (policy, cache, model, settings).
+    """
+
+    prompt: list[int]
+    canvas: list[int]
+    mask_id: int
+    steps: list[TraceStep] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def replay(self, steps: int | None = None) -> list[int]:
+        """The canvas after the first ``steps`` forwards (default all), cut to the row's length then."""
+        canvas = list(self.canvas)
+        length = len(canvas)
+        for step in self.steps[:steps]:
+            for cell, old, new in zip(step.cells, step.old, step.new, strict=True):
+                if canvas[cell] != old:
+                    raise TraceError(
+                        f"step {step.step} says cell {cell} held {old}, but replay has {canvas[cell]}; "
+                        "the trace is damaged."
+                    )
+                canvas[cell] = new
+            length = step.length
+        return canvas[:length]
+
+    def order(self) -> list[int]:
+        """Cells in the order of their final commit."""
+        last: dict[int, tuple[int, int]] = {}
+        for i, step in enumerate(self.steps):
+            for j, (cell, new) in enumerate(zip(step.cells, step.new, strict=True)):
+                if new == self.mask_id:
+                    last.pop(cell, None)
+                else:
+                    last[cell] = (i, j)
+        return sorted(last, key=last.__getitem__)
+
+    def to_lines(self) -> list[str]:
+        """JSON lines: a header, then one line per step."""
+        head = {"prompt": self.prompt, "canvas": self.canvas, "mask_id": self.mask_id, "meta": self.meta}
+        return [json.dumps({"trace": 1, **head}), *(json.dumps(dataclasses.asdict(s)) for s in self.steps)]
+
+
+def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
+    """Write traces one after the other as JSON lines."""
+    Path(path).write_text("".join(line + "\n" for trace in traces for line in trace.to_lines()), encoding="utf-8")
+
+
+def load_traces(path: str | Path) -> list[Trace]:
+    """Read the traces of a JSON-lines file.
+
+    Raises:
+        TraceError: the file is missing, no trace, or damaged; names the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise TraceError(
+            f"cannot read trace {str(path)!r} ({error.strerror}); give a file saved with --trace."
+        ) from error
+    traces: list[Trace] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if "trace" in record:
+                traces.append(Trace(record["prompt"], record["canvas"], record["mask_id"], [], record["meta"]))
+            else:
+                traces[-1].steps.append(TraceStep(**record))
+        except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+            raise TraceError(
+                f"line {number} of {str(path)!r} is not part of a trace ({type(error).__name__}); "
+                "give a file saved with --trace."
+            ) from error
+    if not traces:
+        raise TraceError(f"{str(path)!r} holds no trace; give a file saved with --trace.")
+    return traces
