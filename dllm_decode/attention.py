@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class AttentionCase:
         (count, width), device = inp.tokens.shape, inp.tokens.device
         rows = torch.arange(count, device=device) if inp.rows is None else inp.rows
         queries, lengths, order = torch.stack([inp.queries, inp.lengths, rows]).tolist()
-        fields: dict = {"positions": inp.positions}
+        fields: dict[str, Any] = {"positions": inp.positions}
         if min(queries) < width:
             fields["real"] = torch.arange(width, device=device) < inp.queries[:, None]
         if inp.branch is not None:
@@ -198,9 +198,7 @@ LADDER = ("flash", "varlen", "triton", "sdpa", "reference")
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Sdpa(), Reference())}
 
 
-def choose_backend(
-    attention: str, case: AttentionCase, dtype: torch.dtype, device: torch.device
-) -> Backend:
+def choose_backend(attention: str, case: AttentionCase, dtype: torch.dtype, device: torch.device) -> Backend:
     """The backend of this name, or with "auto" the first of the ladder that supports the case.
 
     Raises:

@@ -69,9 +69,7 @@ class KVCache:
         """Where the tensor lies."""
         return self.data.device
 
-    def write(
-        self, layer: int, rows: Tensor, positions: Tensor, valid: Tensor | None, k: Tensor, v: Tensor
-    ) -> None:
+    def write(self, layer: int, rows: Tensor, positions: Tensor, valid: Tensor | None, k: Tensor, v: Tensor) -> None:
         """Store fresh keys and values; only this layer's slots named here change.
 
         Args:
@@ -89,7 +87,7 @@ class KVCache:
         self.data[layer, 1][where] = v.transpose(1, 2).to(self.dtype)
 
     def read(self, layer: int, rows: Tensor | slice, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values `[R, kv_heads, slots, head_dim]` of some rows; a slice of rows is a view, a tensor copies."""
+        """Keys and values `[R, kv_heads, slots, head_dim]` of rows; a slice of rows is a view, a tensor copies."""
         k, v = self.data[layer, 0, :, :, :slots], self.data[layer, 1, :, :, :slots]
         if isinstance(rows, slice):
             return k[rows], v[rows]

@@ -22,7 +22,7 @@ class ForwardInput:
 
     Attributes:
         tokens: long `[R, Q]`.
-        positions: long `[R, Q]`, absolute slot of each token in its row (the prompt starts at slot 0); padding holds 0.
+        positions: long `[R, Q]`, absolute slot of each token in its row (the prompt starts at slot 0); 0 at padding.
         queries: long `[R]`, real tokens per row; columns from there on are padding: never seen as keys, output junk.
         lengths: long `[R]`, key slots visible per row, i.e. the row's current total length; without a cache equal to
             `queries` unless there are branches.
@@ -57,6 +57,8 @@ class DenoisingModel(ABC):
         tokenizer: text in and out, or None.
         name: for people.
         max_length: longest row the model was made for, or None.
+        confidence: what the family's own sampler reads confidences from: "clean" = the softmax of the plain logits
+            (LLaDA), "filtered" = after temperature, top-p and top-k (Dream).
         supports_cache, supports_branches: whether `ForwardInput.cache` and `.branch` may be set.
     """
 
@@ -70,6 +72,7 @@ class DenoisingModel(ABC):
     tokenizer: TextCodec | None
     name: str
     max_length: int | None
+    confidence: str = "clean"
     supports_cache: bool
     supports_branches: bool
 

@@ -66,3 +66,4 @@ class Dream(BidirectionalLM):
     )
     qkv_bias = True
     shift = 1
+    confidence = "filtered"

@@ -31,12 +31,12 @@ class RMSNorm(nn.Module):
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, fp32 `[R, 1, Q, head_dim]`, of angle position * theta^(-2i / head_dim), each half the same.
+    """Cosines and sines, fp32 `[R, 1, Q, head_dim]`, of angle position * theta^(-2i / head_dim), each half the same.
 
     Computed anew in every forward: a buffer would hold garbage after transformers builds a model on the meta device.
     """
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions.float()[:, None, :, None] * theta**-exponent
+    angles = positions.float()[:, None, :, None] * (1.0 / theta**exponent)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
@@ -117,17 +117,19 @@ class BidirectionalLM(PreTrainedModel):
         block_parts: names inside a block, see `Block`.
         qkv_bias: whether q, k, v have biases.
         shift: 1 when the output at slot i predicts slot i + 1, else 0.
+        confidence: "clean" or "filtered", see `DenoisingModel`.
     """
 
     model_parts: ClassVar[tuple[str, str, str, str]]
     block_parts: ClassVar[tuple[str, ...]]
     qkv_bias: ClassVar[bool]
     shift: ClassVar[int]
+    confidence: ClassVar[str] = "clean"
 
     base_model_prefix = ""
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules = ["Block"]
 
     def __init__(self, config: PreTrainedConfig) -> None:
         """Build with random weights; `from_pretrained` fills them.
@@ -155,11 +157,11 @@ class BidirectionalLM(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        std = getattr(self.config, "init_std", None) or getattr(self.config, "initializer_range", 0.02)
+        std: float = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=std)
             if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
 
@@ -192,7 +194,7 @@ class BidirectionalLM(PreTrainedModel):
         cells: Tensor | None = None,
         trail: list[Tensor] | None = None,
     ) -> Tensor:
-        """Embedding to final norm: `[R, Q, width]`, or `[M, width]` at `cells`; `trail` collects every layer's input."""
+        """Embedding to final norm: `[R, Q, width]`, or `[M, width]` at `cells`; `trail` gets each layer's input."""
         embedding, blocks, norm, _ = self._parts(self)
         x = embedding(tokens)
         cos, sin = rotary_tables(positions, self.head_dim, self.config.rope_theta)
@@ -238,9 +240,7 @@ class BidirectionalLM(PreTrainedModel):
 
     def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:
         """`DenoisingModel.hidden`: the final norm's output `[M, width]` at flat cells."""
-        case = AttentionCase.of(
-            inp, self.config.num_attention_heads, self.config.num_key_value_heads, self.head_dim
-        )
+        case = AttentionCase.of(inp, self.config.num_attention_heads, self.config.num_key_value_heads, self.head_dim)
         return self._trunk(inp.tokens, inp.positions, case, cells=cells)
 
     def head(self, hidden: Tensor) -> Tensor:

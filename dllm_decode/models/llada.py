@@ -22,6 +22,7 @@ class LLaDAConfig(DecoderConfig):
         "intermediate_size": "mlp_hidden_size",
         "max_position_embeddings": "max_sequence_length",
         "tie_word_embeddings": "weight_tying",
+        "initializer_range": "init_std",
     }
     checkpoint_architectures = ("LLaDAModelLM",)
     required_values: ClassVar[dict[str, tuple[Any, ...]]] = {
