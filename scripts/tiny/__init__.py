@@ -1,0 +1,1 @@
+"""Training of the bundled model: rows and masks, optimiser, a validation decoder."""

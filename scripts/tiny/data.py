@@ -1,0 +1,198 @@
+"""Training rows of the bundled model: which problem, on which canvas, with which cells masked.
+
+A row is ``bos, prompt, sep, answer, eos ... eos``; the answer and its end tokens are the canvas. Four kinds of masks
+bring every state that a decoder meets into the training distribution:
+
+- "t": answer cells masked independently with probability t, t uniform (the diffusion loss);
+- "low": one to four answer cells open, the last moves of one-cell-at-a-time decoding, where coupled tasks are decided;
+- "prefix": everything from a random cut on is masked (left to right through worked steps);
+- "block": cells before a block are decided, the block is partly masked, everything after it is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from dllm_decode.tasks import TASKS
+from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
+
+NAMES = tuple(TASKS)
+NEWLINE = encode("\n")
+KINDS = ("low", "prefix", "block")  # the rest is "t"
+SHARES = {
+    "copy": (0.0, 0.0, 0.2),
+    "reverse": (0.0, 0.0, 0.2),
+    "sort": (0.15, 0.1, 0.2),
+    "replace_index": (0.4, 0.0, 0.15),
+    "replace_random": (0.6, 0.0, 0.15),
+    "shuffle": (0.5, 0.0, 0.2),
+    "choose": (0.1, 0.0, 0.2),
+    "kv_json": (0.1, 0.1, 0.3),
+    "add": (0.15, 0.45, 0.15),
+    "chain": (0.1, 0.45, 0.2),
+    "word": (0.1, 0.4, 0.2),
+    "latin4": (0.3, 0.0, 0.2),
+    "sudoku4": (0.2, 0.0, 0.2),
+    "lines": (0.05, 0.3, 0.4),
+}
+LOW_COUNTS = (0.45, 0.3, 0.15, 0.1)
+BLOCKS = (8, 16, 32)
+NEAR = 5  # cells after the cut of a prefix row that count fully; a worked step is about as long
+TAIL_WEIGHT = FAR_WEIGHT = 0.1
+SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
+LONGEST_PROMPT = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row before masking.
+
+    Attributes:
+        ids: token ids up to and including the first end token.
+        start: index of the first answer cell.
+        task: index into ``NAMES``.
+        cell: the answer cell to leave open in half of the one-cell rows, or -1 (the place of a free replacement).
+        total: length with the end tokens that fill the canvas.
+    """
+
+    ids: list[int]
+    start: int
+    task: int
+    cell: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one length. ``tokens``, ``target`` long [R, L]; ``weight`` float [R, L], 0 where not masked; ``task`` [R]."""
+
+    tokens: Tensor
+    target: Tensor
+    weight: Tensor
+    task: Tensor
+
+
+def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
+    """Cells of the canvas of one row: tight, as the task suggests, or any."""
+    draw = rng.random()
+    if draw >= full_share:
+        return content + rng.choice((0, 0, 1, 2, 4))
+    if draw < 0.7 * full_share:
+        return max(content, TASKS[name].max_new_tokens)
+    if draw < 0.95 * full_share:
+        return max(content, 8 * rng.randint(2, 8))
+    return max(content, 8 * rng.randint(8, 16))
+
+
+def make_row(rng: Random, name: str, full_share: float) -> Row:
+    """Draw a training problem of one task, sometimes after solved ones."""
+    spec = TASKS[name]
+    sample = spec.sample(rng, "train", short=rng.random() < SHORT_SHARE)
+    prompt, answer = encode(sample.prompt), encode(sample.answer)
+    shots: list[int] = []
+    if rng.random() < SHOTS_SHARE:
+        for _ in range(rng.randint(1, 6)):
+            other = spec if rng.random() < 0.6 else TASKS[rng.choice(NAMES)]
+            shot = other.sample(rng, "train", sample.template if other is spec else None)
+            turn = [*encode(shot.prompt), SEP_ID, *encode(shot.answer), *NEWLINE]
+            if len(shots) + len(turn) + len(prompt) > LONGEST_PROMPT:
+                break
+            shots += turn
+    head = [BOS_ID, *shots, *prompt, SEP_ID]
+    content = len(answer) + 1
+    cell = sample.meta["index"] if name == "replace_random" else -1
+    total = len(head) + _canvas(rng, name, content, full_share)
+    return Row([*head, *answer, EOS_ID], len(head), NAMES.index(name), cell, total)
+
+
+def _rank(keys: Tensor) -> Tensor:
+    return keys.argsort(1).argsort(1)
+
+
+def mask_rows(rows: list[Row], generator: torch.Generator) -> Batch:
+    """Pad rows to one length with end tokens (legitimate canvas) and mask them."""
+    count, length = len(rows), max(row.total for row in rows)
+    target = torch.full((count, length), EOS_ID)
+    for index, row in enumerate(rows):
+        target[index, : len(row.ids)] = torch.tensor(row.ids)
+    start = torch.tensor([row.start for row in rows])[:, None]
+    content = torch.tensor([len(row.ids) - row.start for row in rows])[:, None]
+    task = torch.tensor([row.task for row in rows])
+    special = torch.tensor([row.cell for row in rows])[:, None]
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    cell = torch.arange(length)[None] - start
+    answer, tail = (cell >= 0) & (cell < content), cell >= content
+    noise = uniform(count, length)
+    # Low discrepancy: the rates of one batch cover [0.03, 1] evenly.
+    rate = 0.03 + 0.97 * ((torch.randperm(count, generator=generator) + uniform(count)) / count)[:, None]
+
+    shares = torch.tensor([SHARES[name] for name in NAMES])[task].cumsum(1)
+    kind = (uniform(count, 1) >= shares).sum(1, keepdim=True)  # 0 low, 1 prefix, 2 block, 3 t
+
+    size = torch.tensor(BLOCKS)[torch.randint(len(BLOCKS), (count, 1), generator=generator)]
+    block = (uniform(count, 1) * ((content + size - 1) // size)).long()
+    low, high = block * size, (block + 1) * size
+    cut = (uniform(count, 1) * content).long()
+
+    open_count = 1 + (uniform(count, 1) >= torch.tensor(LOW_COUNTS).cumsum(0)[:-1]).sum(1, keepdim=True)
+    forced = (cell == special) & (uniform(count, 1) < 0.5)
+    keys = torch.where(answer, torch.where(forced & (open_count == 1), -1.0, noise), 2.0)
+    few = answer & (_rank(keys) < open_count)
+
+    by_kind = torch.stack(
+        [few, answer & (cell >= cut), answer & ((cell >= high) | ((cell >= low) & (noise < rate))), answer & (noise < rate)]
+    )
+    masked = by_kind.gather(0, kind.expand(count, length)[None])[0]
+
+    # Cells past the answer: as likely as the answer, decided already, all open, or decided up to a block boundary.
+    other = uniform(count, 1)
+    boundary = (content // size + 1) * size
+    mode = (uniform(count, 1) >= torch.tensor([0.25, 0.55, 0.75])).sum(1, keepdim=True)
+    tails = torch.stack(
+        [noise < rate, torch.zeros_like(answer), torch.ones_like(answer), (cell >= boundary) | (noise < other - 0.3)]
+    )
+    masked |= tail & tails.gather(0, mode.expand(count, length)[None])[0] & ((kind == 0) | (kind == 3))
+    masked |= tail & (kind == 1)
+    masked |= tail & (kind == 2) & ((cell >= high) | (noise < rate))
+
+    # At least one answer cell is open: in block rows the one of the block that was nearest to it.
+    inside = answer & ((kind != 2) | ((cell >= low) & (cell < high)))
+    empty = ~(masked & inside).any(1, keepdim=True)
+    masked |= empty & inside & (_rank(torch.where(inside, noise, 2.0)) == 0)
+
+    far = ((kind == 1) & (cell >= cut + NEAR)) | ((kind == 2) & (cell >= high))
+    weight = torch.where(tail, TAIL_WEIGHT, torch.where(far, FAR_WEIGHT, 1.0)) * masked
+    return Batch(torch.where(masked, MASK_ID, target), target, weight, task)
+
+
+def batches(
+    rng: Random, generator: torch.Generator, mix: list[float], tokens: int, full_share: float, steps: int = 8
+) -> Iterator[list[Batch]]:
+    """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
+
+    Rows of all the steps are drawn together and sorted by length, so that little is spent on filling; each step
+    gets one batch of short rows and its counterpart of long ones.
+    """
+    rows: list[Row] = []
+    size = 0
+    while size < tokens * steps:
+        rows.append(make_row(rng, rng.choices(NAMES, mix)[0], full_share))
+        size += rows[-1].total
+    rows.sort(key=lambda row: row.total)
+    groups: list[list[Row]] = [[] for _ in range(2 * steps)]
+    before = 0
+    for row in rows:
+        groups[min(2 * steps - 1, before * 2 * steps // size)].append(row)
+        before += row.total
+    pairs = [[groups[i], groups[2 * steps - 1 - i]] for i in range(steps)]
+    rng.shuffle(pairs)
+    for pair in pairs:
+        yield [mask_rows(group, generator) for group in pair if group]

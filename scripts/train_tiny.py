@@ -1,0 +1,297 @@
+"""Train the bundled model from nothing, on CPU or GPU.
+
+    python -m scripts.train_tiny --minutes 100 --processes 2
+
+Interrupted runs continue from ``--work`` (weights, both optimisers, running average, mix). Every evaluation prints a
+validation table, and every checkpoint exports weights and tokenizer to ``--out``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+from tqdm import tqdm
+
+from dllm_decode.models.base import ForwardInput
+from dllm_decode.models.llada import LLaDA, LLaDAConfig
+from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, save_tokenizer, vocabulary
+from scripts.tiny.data import NAMES, batches
+from scripts.tiny.optim import Optimizers
+from scripts.tiny.validate import accuracy
+
+EXTRA = 2 + 2 * len(NAMES)  # travels with the gradient: loss weight, seconds, loss and weight per task
+WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of one run; all but the budget are kept in its checkpoint's log line."""
+
+    out: Path
+    work: Path
+    minutes: float
+    steps: int
+    processes: int
+    tokens: int
+    lr: float
+    hold: float
+    width: int
+    layers: int
+    heads: int
+    inner: int
+    seed: int
+    device: str
+    evaluate_every: float
+    samples: int
+    full_share: float
+    late_full_share: float
+    floor: float
+    compiled: bool
+
+
+def build_model(run: Run) -> LLaDA:
+    """A LLaDA with zero-initialised outputs and a head aligned with the embedding, which makes copying easy to learn."""
+    size = len(vocabulary())
+    config = LLaDAConfig(
+        d_model=run.width,
+        n_layers=run.layers,
+        n_heads=run.heads,
+        mlp_hidden_size=run.inner,
+        vocab_size=size,
+        embedding_size=size,
+        max_sequence_length=512,
+        rope_theta=10000.0,
+        rms_norm_eps=1e-5,
+        mask_token_id=MASK_ID,
+        eos_token_id=EOS_ID,
+        pad_token_id=EOS_ID,
+        bos_token_id=BOS_ID,
+    )
+    torch.manual_seed(run.seed)
+    model = LLaDA(config)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if param.ndim == 2:
+                param.normal_(std=0.5 / param.shape[1] ** 0.5)
+            if name.endswith(("attn_out.weight", "ff_out.weight")):
+                param.zero_()
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embedding.normal_(std=0.5)
+        head.copy_(0.1 * embedding)
+        head[MASK_ID] = 0
+    return model.to(run.device)
+
+
+def task_losses(model: LLaDA, tokens: Tensor, target: Tensor, weight: Tensor, task: Tensor) -> Tensor:
+    """Weighted cross-entropy of the masked cells and its weight, summed per task: ``[2, tasks]``."""
+    cells = weight.flatten().nonzero()[:, 0]
+    logits = logits_at(model, tokens, cells)
+    loss = F.cross_entropy(logits.float(), target.flatten()[cells], reduction="none")
+    used = weight.flatten()[cells]
+    owner = task[:, None].expand_as(tokens).flatten()[cells]
+    sums = torch.zeros(2, len(NAMES), device=tokens.device)
+    return sums.index_add(1, owner, torch.stack([loss * used, used]))
+
+
+def logits_at(model: LLaDA, tokens: Tensor, cells: Tensor) -> Tensor:
+    """Logits ``[M, V]`` at flat cells of rows without padding."""
+    rows, length = tokens.shape
+    whole = torch.full((rows,), length, device=tokens.device)
+    positions = torch.arange(length, device=tokens.device)[None]
+    return model.head(model.hidden(ForwardInput(tokens, positions, queries=whole, lengths=whole), cells))
+
+
+def learning_rate(run: Run, progress: float, step: int) -> float:
+    """Warm-up, a plateau for the first ``hold`` of the budget, then linear to zero."""
+    decay = 1.0 if progress < run.hold else (1 - progress) / (1 - run.hold)
+    return run.lr * min(1.0, (step + 1) / WARMUP_STEPS) * max(decay, 0.0)
+
+
+class Trainer:
+    """One process of a run; all processes hold the same weights and take the same decisions."""
+
+    def __init__(self, run: Run, rank: int) -> None:
+        """Build everything, and continue from the last checkpoint when there is one."""
+        self.run, self.rank = run, rank
+        self.model = build_model(run)
+        self.average = build_model(run)
+        self.optim = Optimizers(self.model, EXTRA)
+        if run.compiled:
+            for block in self.model.model.transformer.blocks:
+                block.compile(dynamic=True)
+        self.step, self.seconds, self.rounds, self.seen = 0, 0.0, 0, 0
+        self.accuracy, self.last = [0.0] * len(NAMES), 0.0
+        if (path := run.work / "checkpoint.pt").exists():
+            saved = torch.load(path, map_location=run.device, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.optim.load_state_dict(saved["optim"])
+            self.step, self.seconds, self.rounds, self.seen = saved["clock"]
+            self.accuracy = saved["accuracy"]
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent."""
+        if self.run.steps:
+            return self.step / self.run.steps
+        return self.seconds / (60 * self.run.minutes)
+
+    def mix(self) -> list[float]:
+        """Weight of each task: what is not solved yet is shown more often."""
+        return [self.run.floor + 2 * (1 - accuracy) for accuracy in self.accuracy]
+
+    def train(self) -> None:
+        """Run to the end of the budget."""
+        run, due, window = self.run, self.seconds + 60 * self.run.evaluate_every, torch.zeros(2, len(NAMES))
+        bar = tqdm(total=100, disable=self.rank > 0 or None, unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}", mininterval=10)
+        while self.progress < 1:
+            rng = Random(f"{run.seed}/{self.rank}/{self.rounds}")
+            generator = torch.Generator().manual_seed(rng.getrandbits(60))
+            late = self.progress >= 0.5
+            size = run.tokens * 2 if late else run.tokens
+            share = run.late_full_share if self.progress >= 0.6 else run.full_share
+            self.rounds += 1
+            for batch in batches(rng, generator, self.mix(), size, share):
+                before = time.perf_counter()
+                window += self._update(batch, before)
+                bar.n = round(100 * self.progress, 1)
+                bar.set_postfix_str(f"step {self.step} loss {window[0].sum() / window[1].sum():.3f}", refresh=False)
+                bar.update(0)
+            if self.seconds >= due or self.progress >= 1:
+                due = self.seconds + 60 * run.evaluate_every
+                self._evaluate(window)
+                window.zero_()
+                self._save()
+        bar.close()
+
+    def _update(self, batch: list, before: float) -> Tensor:
+        """One step; returns loss and weight per task, summed over the processes."""
+        optim, run = self.optim, self.run
+        optim.flat.zero_()
+        own = torch.zeros(2, len(NAMES), device=run.device)
+        with torch.autocast(torch.device(run.device).type, torch.bfloat16):
+            for part in batch:
+                tensors = [t.to(run.device) for t in (part.tokens, part.target, part.weight, part.task)]
+                sums = task_losses(self.model, *tensors)
+                sums[0].sum().backward()
+                own += sums.detach()
+                self.seen += part.tokens.numel() * run.processes
+        optim.extra[1] = self.last  # summed over the processes, so that all read the same clock
+        optim.extra[2:] = own.flatten()
+        optim.extra[0] = own[1].sum()
+        if run.processes > 1:
+            dist.all_reduce(optim.flat)
+        optim.gradient.div_(optim.extra[0])
+        lr = learning_rate(run, self.progress, self.step)
+        optim.step(lr, 0.15 * lr)
+        if self.step % 4 == 0:
+            optim.average(0.998**4 if self.step > 1000 else 0.98)
+        self.step += 1
+        self.seconds += float(optim.extra[1]) / run.processes
+        self.last = time.perf_counter() - before
+        return optim.extra[2:].view(2, -1).cpu().clone()
+
+    @torch.no_grad()
+    def _evaluate(self, window: Tensor) -> None:
+        """Accuracy of the averaged weights per task, shared among the processes; sets the mix."""
+        torch._foreach_copy_(list(self.average.parameters()), self.optim.ema)
+        table = torch.zeros(2, len(NAMES))
+        with torch.autocast(torch.device(self.run.device).type, torch.bfloat16):
+            for index in range(self.rank, len(NAMES), self.run.processes):
+                table[:, index] = torch.tensor(
+                    accuracy(self.average, NAMES[index], "valid", self.run.samples, self.step)
+                )
+        if self.run.processes > 1:
+            dist.all_reduce(table)
+        self.accuracy = table[0].tolist()
+        if self.rank == 0:
+            losses = (window[0] / window[1].clamp(min=1e-6)).tolist()
+            tqdm.write(
+                f"\n{self.seconds / 60:.1f} min  step {self.step}  {self.seen / 1e6:.1f} M tokens "
+                f"({self.seen / self.seconds:.0f}/s)  lr {learning_rate(self.run, self.progress, self.step):.4f}  "
+                f"mean accuracy {100 * sum(self.accuracy) / len(NAMES):.1f}"
+            )
+            for name, right, spent, loss in zip(NAMES, *table.tolist(), losses, strict=True):
+                tqdm.write(f"  {name:15s} {100 * right:5.1f} %  {spent:5.1f} forwards  loss {loss:.3f}")
+
+    def _save(self) -> None:
+        if self.rank > 0:
+            return
+        self.run.work.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "optim": self.optim.state_dict(),
+            "clock": (self.step, self.seconds, self.rounds, self.seen),
+            "accuracy": self.accuracy,
+        }
+        torch.save(state, self.run.work / "checkpoint.tmp")
+        (self.run.work / "checkpoint.tmp").replace(self.run.work / "checkpoint.pt")
+        export(self.average, self.run.out)
+
+
+def export(model: LLaDA, folder: Path) -> None:
+    """Write weights (bf16 safetensors), config and tokenizer where ``load_model`` finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    half = LLaDA(model.config)
+    half.load_state_dict(model.state_dict())
+    half.to(torch.bfloat16).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def _work(rank: int, run: Run) -> None:
+    torch.set_num_threads(1 if run.device == "cpu" else 4)
+    if run.processes > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=run.processes)
+    try:
+        Trainer(run, rank).train()
+    finally:
+        if run.processes > 1:
+            dist.destroy_process_group()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="where weights, config and tokenizer go")] = Path("dllm_decode/weights/tiny"),
+    work: Annotated[Path, typer.Option(help="where the checkpoint of a run lives")] = Path("runs/tiny"),
+    minutes: Annotated[float, typer.Option(help="training time, validation left out")] = 100.0,
+    steps: Annotated[int, typer.Option(help="a budget of steps instead of minutes (0: minutes)")] = 0,
+    processes: Annotated[int, typer.Option(help="processes, one thread each (CPU only)")] = 2,
+    tokens: Annotated[int, typer.Option(help="tokens per step and process; doubled in the second half")] = 3000,
+    lr: Annotated[float, typer.Option(help="Muon's learning rate; AdamW's is 0.15 of it")] = 0.01,
+    hold: Annotated[float, typer.Option(help="share of the budget before the rate falls")] = 0.1,
+    width: int = 128,
+    layers: int = 6,
+    heads: int = 4,
+    inner: int = 384,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    evaluate_every: Annotated[float, typer.Option(help="minutes between validation tables")] = 2.0,
+    samples: Annotated[int, typer.Option(help="validation samples per task")] = 32,
+    full_share: Annotated[float, typer.Option(help="share of rows on a canvas longer than their answer")] = 0.25,
+    late_full_share: Annotated[float, typer.Option(help="the same in the last 40 % of the budget")] = 0.5,
+    floor: Annotated[float, typer.Option(help="least weight of a task in the mix")] = 0.1,
+    compiled: Annotated[bool, typer.Option(help="compile the blocks (a minute first, then 1.4 times as fast)")] = True,
+) -> None:
+    """Train the bundled model; continues where an interrupted run in WORK stopped."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    run = Run(**{key: value for key, value in locals().items() if key in Run.__dataclass_fields__})
+    if device != "cpu":
+        run = Run(**{**asdict(run), "processes": 1})
+    if run.processes == 1:
+        _work(0, run)
+        return
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
+    torch.multiprocessing.spawn(_work, (run,), nprocs=run.processes)
+
+
+if __name__ == "__main__":
+    typer.run(main)
