@@ -49,7 +49,7 @@ class Forwarder:
         # Guidance keeps the unconditional rows behind the conditional ones in the same cache.
         self.rows = rows
         self.cache = None if cache == "none" else model.new_cache(rows * (2 if self.guided else 1), slots)
-        filtered = getattr(model, "confidence", "clean") == "filtered"
+        filtered = model.confidence == "filtered"
         self.rule = ScoreRule(
             mask_id=model.mask_id,
             suppress=config.suppress_tokens,

@@ -16,6 +16,7 @@ from dllm_decode.forward import CACHES, Forwarder
 from dllm_decode.loop import Run
 from dllm_decode.models import load_model
 from dllm_decode.models.base import DenoisingModel
+from dllm_decode.models.tokenizers import token_ids
 from dllm_decode.result import GenerationResult
 from dllm_decode.trace import Trace
 from samplers import Composition, EosStop, Policy, Setting, parse_policy, spell
@@ -78,8 +79,8 @@ class DiffusionSampler:
             max_new_tokens=None if config.infill else config.max_new_tokens,
             temperature=config.temperature,
             model_name=self.model.name,
-            token_ids=None if tokenizer is None else tokenizer.token_ids,
-            delimiter_ids=() if tokenizer is None else tokenizer.newline_ids,
+            token_ids=None if tokenizer is None else tokenizer.encode,
+            delimiter_ids=() if tokenizer is None else _newline_ids(tokenizer.encode),
             shadows=self.model.supports_branches,
         )
         bound = policy.bind(setting)
@@ -179,16 +180,15 @@ class DiffusionSampler:
 
     def _encode(self, prompt: Prompt, chat: bool | None, number: int) -> list[int]:
         tokenizer, vocab = self.model.tokenizer, self.model.vocab_size
-        is_ids = not isinstance(prompt, str) and all(isinstance(t, int) for t in prompt)
-        if is_ids:
-            ids = [int(t) for t in prompt]  # type: ignore[arg-type]
+        ids = None if isinstance(prompt, str) else token_ids(prompt)
+        if ids is not None:
             wrong = [t for t in ids if not 0 <= t < vocab]
             if wrong:
                 raise DllmError(f"prompt {number} holds token id {wrong[0]}, but the vocabulary is 0..{vocab - 1}.")
             return ids
         if tokenizer is None:
             raise DllmError(f"model {self.model.name!r} has no tokenizer; give prompt {number} as token ids.")
-        return list(tokenizer.encode_prompt(prompt, chat=chat))
+        return tokenizer.encode_prompt(prompt, tokenizer.chat_template is not None if chat is None else chat)
 
     def _result(self, run: Run, seconds: float) -> GenerationResult:
         rows, eos = run.rows, set(self.model.eos_ids)
@@ -239,3 +239,9 @@ def _generator(seed: int, row: int) -> torch.Generator:
     """The random source of one row; it depends on (seed, row) alone."""
     mixed = (seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
     return torch.Generator().manual_seed(mixed)
+
+
+def _newline_ids(encode: Callable[[str], list[int]]) -> tuple[int, ...]:
+    """The tokenizer's newline, AdaBlock's default delimiter, if it is one token."""
+    ids = encode("\n")
+    return tuple(ids) if len(ids) == 1 else ()
