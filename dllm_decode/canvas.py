@@ -21,7 +21,8 @@ class Rows:
         slots: long ``[B, N]``. ``offset``: long ``[B]``, slot of cell 0. ``budget``: cells at the beginning.
         length: long ``[B]``, the row's cells now. ``start``, ``end``: its block. ``visible``: cells whose cached keys
             are attended; equal to ``length`` unless a part keeps what it has cut.
-        step, block_step, block_index: forwards in all, forwards in this block, blocks begun.
+        opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
+        step, block_step, block_index: forwards in all, forwards in this block, index of the block.
         live: bool ``[B]``.
         full_forwards, rows_forwarded, tokens_forwarded: long ``[B]``, costs so far.
     """
@@ -33,6 +34,7 @@ class Rows:
     start: Tensor
     end: Tensor
     visible: Tensor
+    opened: Tensor
     step: Tensor
     block_step: Tensor
     block_index: Tensor
@@ -63,6 +65,7 @@ class Rows:
             zeros(),
             zeros(),
             zeros(),
+            zeros() - 1,
             torch.ones_like(budget, dtype=torch.bool),
             zeros(),
             zeros(),

@@ -33,6 +33,10 @@ class GenerationConfig:
         confidence: probability the confidence is read from: ``"clean"`` softmax of the plain logits (LLaDA),
             ``"filtered"`` after temperature, top-p and top-k (Dream), or ``"auto"`` = as the model's own sampler.
         precision: ``"float32"``, or ``"reference"`` = a materialised float64 softmax, for comparison.
+        refresh: with a cache, a block's opening forward covers the whole row every ``refresh`` blocks (1 = always, the
+            papers' rule; ``"window"`` = only in the first block). The other opening forwards recompute the finished
+            block and ``refresh_window`` cells on either side of the new one: cheaper, and staler.
+        refresh_window: see ``refresh``.
         branches: how draft canvases are forwarded: as extra rows (``"expand"``), as one row with block-diagonal
             visibility (``"tree"``), or ``"auto"`` (tree over a cache, expand without).
     """
@@ -49,6 +53,8 @@ class GenerationConfig:
     infill: bool = False
     confidence: Literal["auto", "clean", "filtered"] = "auto"
     precision: Literal["float32", "reference"] = "float32"
+    refresh: int | Literal["window"] = 1
+    refresh_window: int = 0
     branches: Literal["auto", "expand", "tree"] = "auto"
 
     def __post_init__(self) -> None:
@@ -58,6 +64,9 @@ class GenerationConfig:
         self._whole("block_length", 1, optional=True)
         self._whole("top_k", 1, optional=True)
         self._whole("seed", 0)
+        self._whole("refresh_window", 0)
+        if self.refresh != "window":
+            self._whole("refresh", 1, or_else="'window'")
         if not (isinstance(self.temperature, (int, float)) and self.temperature >= 0):
             self._refuse("temperature", "a number from 0 up (0 is greedy)")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -74,12 +83,13 @@ class GenerationConfig:
         if any(not isinstance(i, int) or i < 0 for i in self.suppress_tokens):
             self._refuse("suppress_tokens", "a tuple of token ids")
 
-    def _whole(self, name: str, least: int, optional: bool = False) -> None:
+    def _whole(self, name: str, least: int, optional: bool = False, or_else: str = "None") -> None:
         value = getattr(self, name)
         if value is None and optional:
             return
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            self._refuse(name, f"a whole number from {least} up" + (", or None" if optional else ""))
+            other = f", or {or_else}" if optional or or_else != "None" else ""
+            self._refuse(name, f"a whole number from {least} up{other}")
 
     def _refuse(self, name: str, allowed: str) -> None:
         raise GenerationConfigError(f"{name} is {getattr(self, name)!r}; give {allowed}.")

@@ -78,9 +78,8 @@ class Forwarder:
         Returns:
             The prediction and the scope it was made with, bool ``[R, G]``.
         """
-        full = self.cache is None or bool(opening.all())
-        first = torch.zeros_like(group.start) if full else self._window_start(group, view)
-        last = group.offset + group.visible if self.cache_kind != "dual" or full else group.offset + group.end
+        full = self.cache is None or bool(self.is_full(group).all())
+        first, last = self._span(group, view, full)
         wanted = self._scope(view, opening)
         if not full:
             slot = view.index + group.offset[:, None]
@@ -98,13 +97,28 @@ class Forwarder:
         group.full_forwards += int(full)
         return prediction, wanted
 
-    def _window_start(self, group: Rows, view: View) -> Tensor:
-        """Slot where a cached window begins: one before the block while a shifted model still owes its first cell."""
-        start = group.offset + group.start
-        if not self.model.shift:
-            return start
-        owed = view.masked.gather(1, group.start[:, None])[:, 0]
-        return (start - (owed & (start > 0)).long()).clamp(min=0)
+    def is_full(self, rows: Rows) -> Tensor:
+        """Bool ``[R]``: rows whose next forward covers the whole row and refills the cache."""
+        due = (rows.block_step == 0) & (rows.block_index == 0)
+        if self.config.refresh != "window":
+            due = (rows.block_step == 0) & (rows.block_index % self.config.refresh == 0)
+        return due
+
+    def _span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
+        """Long ``[R]`` twice: first slot of the forward and the one after its last."""
+        whole = group.offset + group.visible
+        if full:
+            return torch.zeros_like(whole), whole
+        start, end = group.offset + group.start, group.offset + group.end
+        if self.model.shift:
+            # A shifted model scores cell s from slot s - 1: forward that too while the block's first cell is owed.
+            owed = view.masked.gather(1, group.start[:, None])[:, 0]
+            start = start - (owed & (start > 0)).long()
+        opening, reach = group.block_step == 0, self.config.refresh_window
+        stale = torch.minimum(group.offset + group.opened, start - reach)
+        start = torch.where(opening, stale.clamp(min=0), start)
+        end = torch.where(opening, torch.minimum(end + reach, whole), end)
+        return start, end if self.cache_kind == "dual" else whole
 
     def _scope(self, view: View, opening: Tensor) -> Tensor:
         """Bool ``[R, G]``: cells whose logits the policy wants from this forward."""

@@ -61,7 +61,8 @@ class Run:
         plain_only = "query" in self.policy.roles and not self.policy.queries_opening
         if self.forwarder.cache is None and not plain_only:
             return [live]  # without a cache every forward is the full row
-        return [ids for ids in (live[opening], live[~opening]) if len(ids)]
+        full = self.forwarder.is_full(self.rows)[live]
+        return [ids for ids in (live[full], live[opening & ~full], live[~opening]) if len(ids)]
 
     def _view(self, rows: Rows, ids: list[int] | range) -> View:
         generators = tuple(self.generators[i] for i in ids)
@@ -74,14 +75,14 @@ class Run:
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
         view = self._view(group, names)
         opening = group.block_step == 0
-        if self.forwarder.cache is not None and bool(opening.all()):
-            group.visible = group.length.clone()
+        group.visible = torch.where(opening, group.length, group.visible)
         query = None
         if policy.queries_opening or not bool(opening.any()):
             query = policy.query(view, memory)
         spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
         prediction, _ = self.forwarder.predict(group, ids, view, query, opening)
         group.step = group.step + 1
+        group.opened = torch.where(opening, group.start, group.opened)
 
         if bool(opening.any()):
             length = policy.block_length(view, prediction, memory)

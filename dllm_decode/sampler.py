@@ -84,6 +84,11 @@ class DiffusionSampler:
             shadows=self.model.supports_branches,
         )
         bound = policy.bind(setting)
+        if bound.opening_scope == "rest" and self.cache != "none" and config.refresh != 1:
+            raise DllmError(
+                f"{spell(self.policy)} reads the whole row on every opening forward, which refresh={config.refresh!r} "
+                "shortens; use refresh=1."
+            )
         bad = [i for i in config.suppress_tokens if i >= self.model.vocab_size]
         if bad:
             raise DllmError(f"suppress_tokens holds {bad[0]}, but the vocabulary has {self.model.vocab_size} tokens.")

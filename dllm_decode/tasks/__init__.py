@@ -60,7 +60,9 @@ def samples(task: str, split: str, n: int, seed: int, template: int | None = Non
     if split not in SPLITS:
         raise TaskError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
     if template is not None and not 0 <= template < spec.templates:
-        raise TaskError(f"template {template} given, task {task!r} has 0 to {spec.templates - 1}: choose one of these.")
+        raise TaskError(
+            f"template {template} given, task {task!r} has 0 to {spec.templates - 1}: choose one of these."
+        )
     if n < 0:
         raise TaskError(f"{n} samples asked for: ask for 0 or more.")
     rng = Random(f"{task}/{split}/{seed}")
@@ -76,7 +78,9 @@ def score(sample: Sample, text: str) -> bool:
     return TASKS[sample.task].accepts(sample.meta, text)
 
 
-def few_shot(sample: Sample, k: int | None = None, min_tokens: int | None = None, seed: int = 0) -> list[dict[str, str]]:
+def few_shot(
+    sample: Sample, k: int | None = None, min_tokens: int | None = None, seed: int = 0
+) -> list[dict[str, str]]:
     """Put solved training problems of the same task before a sample, as chat messages.
 
     Args:
