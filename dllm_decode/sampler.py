@@ -147,10 +147,16 @@ class DiffusionSampler:
             return [prompts]
         return prompts
 
-    @torch.no_grad()
-    def _begin(self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig) -> Run:
-        """Check everything that can be wrong, then lay out the rows."""
-        policy = self._bound(config)
+    def check(self, prompts: Prompt | Sequence[Prompt], *, chat: bool | None = None, **overrides: Any) -> None:
+        """Raise what :meth:`generate` would raise for these prompts and settings, without a forward."""
+        config = self.config.replace(**overrides) if overrides else self.config
+        self._bound(config)
+        self._lay_out(self._several(prompts), chat, config)
+
+    def _lay_out(
+        self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig
+    ) -> tuple[list[list[int]], list[int]]:
+        """Whole rows (prompt, then masks) and the slot of each row's first cell; everything wrong is found here."""
         model, mask = self.model, self.model.mask_id
         whole, offsets = [], []
         for number, prompt in enumerate(prompts):
@@ -172,6 +178,14 @@ class DiffusionSampler:
                 )
             whole.append(row)
             offsets.append(offset)
+        return whole, offsets
+
+    @torch.no_grad()
+    def _begin(self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig) -> Run:
+        """Check everything that can be wrong, then lay out the rows."""
+        policy = self._bound(config)
+        model, mask = self.model, self.model.mask_id
+        whole, offsets = self._lay_out(prompts, chat, config)
         rows = Rows.begin(whole, offsets, model.pad_id, model.device)
         meta = {"policy": spell(self.policy), "cache": self.cache, "model": model.name, "config": config.to_dict()}
         traces = [
