@@ -57,8 +57,10 @@ class DecoderConfig(PreTrainedConfig):
             ConfigError: another architecture under this model_type, an unsupported flag, or sizes that do not fit.
         """
         kind = self.model_type
-        names = {*(self.architectures or ()), *(("(has num_experts)",) if hasattr(self, "num_experts") else ())}
-        foreign = sorted(names - {*self.checkpoint_architectures, type(self).__name__.removesuffix("Config")})
+        known = {*self.checkpoint_architectures, type(self).__name__.removesuffix("Config")}
+        foreign = [name for name in self.architectures or () if name not in known]
+        if not foreign and getattr(self, "num_experts", None):
+            foreign = ["a mixture of experts"]
         if foreign:
             raise ConfigError(
                 f"this checkpoint's model_type is {kind!r} but its architecture is {foreign[0]}, a different model; "

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.golden_data import golden_model, golden_path
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dllm_decode.errors import CacheError, DllmError
 from dllm_decode.models import Dream, DreamConfig, ForwardInput, LLaDA, LLaDAConfig, NativeModel
+from tests.golden_data import golden_model, golden_path
 
 BASELINE = ("baseline/tiny-llada", "baseline/tiny-dream")
 STALE = ("llada", "dream")

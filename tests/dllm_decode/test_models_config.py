@@ -26,7 +26,7 @@ from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig
         (LLaDAConfig(rope=False), "rope=False"),
         (LLaDAConfig(clip_qkv=8.0), "clip_qkv=8.0"),
         (LLaDAConfig(architectures=["LLaDAMoEModelLM"]), "'llada' but its architecture is LLaDAMoEModelLM"),
-        (LLaDAConfig(num_experts=64), "'llada' but its architecture is .has num_experts."),
+        (LLaDAConfig(num_experts=64), "'llada' but its architecture is a mixture of experts, a different model"),
         (LLaDAConfig(d_model=30, n_heads=4), "width 30, 4 attention heads and 4 KV heads"),
         (LLaDAConfig(n_heads=32, n_kv_heads=5), "32 attention heads and 5 KV heads"),
         (LLaDAConfig(n_layers=0), "n_layers=0; it must be a positive integer"),
