@@ -7,7 +7,9 @@ cache), the *suffix* from the block on (prefix cache), the *block* alone (dual c
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -263,20 +265,18 @@ class Forwarder:
             positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
-        began = time.perf_counter()
         inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
-        hidden = self.model.hidden(inp, cells)
+        hidden = self._timed(self.model.hidden, inp, cells)
         pieces = []
         per_row = torch.cat(sizes).tolist() if self.rule.temperature > 0 else [len(hidden) // (1 + self.guided)]
         half = len(hidden) // 2
         for row, low, high in chunks(per_row, self.model.vocab_size, by_row=self.rule.temperature > 0):
-            logits = self.model.head(hidden[low:high])
+            logits = self._timed(self.model.head, hidden[low:high])
             if self.guided:
-                blank = self.model.head(hidden[half + low : half + high])
+                blank = self._timed(self.model.head, hidden[half + low : half + high])
                 logits = blank + (self.config.guidance + 1) * (logits - blank)
             source = generators[row % len(generators)] if row >= 0 else None
             pieces.append(score(logits, self.rule, source))
-        self.seconds += time.perf_counter() - began
         self.calls += 1
         cost = 2 if self.guided else 1
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
@@ -285,6 +285,13 @@ class Forwarder:
             empty = hidden.new_zeros(0, dtype=torch.float32)
             return Scores(empty.long(), empty, empty, empty, empty, hidden.new_zeros(0, self.model.vocab_size))
         return Scores.cat(pieces)
+
+    def _timed(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Call the model and count the seconds (on a GPU: of the launches)."""
+        began = time.perf_counter()
+        out = call(*args)
+        self.seconds += time.perf_counter() - began
+        return out
 
     @staticmethod
     def _spread(scores: Scores, part: slice, where: Tensor, view: View) -> Prediction:

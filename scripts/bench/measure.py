@@ -1,0 +1,135 @@
+"""Timing of decoding steps: our loop, the textbook loop, and the machine's own rates."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.models.llada import LLaDA, LLaDAConfig
+from dllm_decode.models.native import NativeModel
+from dllm_decode.roofline import Machine
+from dllm_decode.sampler import DiffusionSampler
+from samplers import TopK
+from scripts.bench.textbook import Textbook
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times in milliseconds, ``None`` = not measured."""
+
+    name: str
+    shape: str
+    ms: float
+    textbook_ms: float | None
+    floor_ms: float | None
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster than the textbook loop."""
+        return None if self.textbook_ms is None else self.textbook_ms / self.ms
+
+    @property
+    def over_floor(self) -> float | None:
+        """Time over the floor; 1 is the best possible."""
+        return None if self.floor_ms is None else self.ms / self.floor_ms
+
+
+def random_llada(layers: int, width: int, vocabulary: int, slots: int, inner: int | None = None) -> NativeModel:
+    """A LLaDA with random weights; the mask is the last id, its head row zero."""
+    torch.manual_seed(0)
+    config = LLaDAConfig(
+        d_model=width,
+        n_layers=layers,
+        n_heads=width // 64,
+        mlp_hidden_size=inner or 3 * width,
+        vocab_size=vocabulary,
+        embedding_size=vocabulary,
+        max_sequence_length=slots,
+        mask_token_id=vocabulary - 1,
+    )
+    model = LLaDA(config)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[vocabulary - 1] = 0  # type: ignore[union-attr, operator]
+    return NativeModel(model, mask_id=vocabulary - 1, name="random")
+
+
+def machine_rates(tokens: int, seconds: float = 0.5) -> Machine:
+    """Measure this machine: an fp32 product of ``tokens`` rows with large weights, and a large copy."""
+
+    def best(fn: object, amount: float) -> float:
+        times, until = [], time.perf_counter() + seconds
+        while time.perf_counter() < until or len(times) < 3:
+            began = time.perf_counter()
+            fn()  # type: ignore[operator]
+            times.append(time.perf_counter() - began)
+        return amount / min(times)
+
+    x, w = torch.randn(tokens, 2048), torch.randn(2048, 2048)
+    flops = best(lambda: x @ w, 2.0 * tokens * 2048 * 2048)
+    # Rates of several token counts differ; the floor takes the best this machine ever does.
+    y = torch.randn(512, 2048)
+    flops = max(flops, best(lambda: y @ w, 2.0 * 512 * 2048 * 2048))
+    big = torch.randn(2**25)
+    out = torch.empty_like(big)
+    # A forward reads its weights: half of a copy's traffic is reading, so count both directions.
+    return Machine(flops, best(lambda: out.copy_(big), 2.0 * big.nbytes))
+
+
+def prompt_of(model: NativeModel, length: int) -> list[int]:
+    """A fixed random prompt."""
+    generator = torch.Generator().manual_seed(1)
+    ids: list[int] = torch.randint(0, model.vocab_size - 2, (length,), generator=generator).tolist()
+    return ids
+
+
+def time_ours(
+    model: NativeModel, prompt: int, new: int, block: int, k: int, cache: str, temperature: float, batch: int = 1
+) -> tuple[list[float], list[float], float]:
+    """Decode one canvas; seconds of every opening forward, of every other step, and the share outside the model."""
+    sampler = DiffusionSampler(
+        model,
+        TopK(k=k),
+        cache=cache,
+        config=GenerationConfig(max_new_tokens=new, block_length=block, temperature=temperature, early_stop=False),
+    )
+    prompts = [prompt_of(model, prompt)] * batch
+    openings, steps = [], []
+    began = last = time.perf_counter()
+
+    def clock(event: object) -> None:
+        nonlocal last
+        if event.row < batch - 1:  # type: ignore[attr-defined]
+            return
+        now = time.perf_counter()
+        (openings if event.opening else steps).append(now - last)  # type: ignore[attr-defined]
+        last = time.perf_counter()
+
+    result = sampler.generate(prompts, on_step=clock)
+    total = last - began
+    return openings, steps, max(0.0, 1 - result.model_seconds / total)
+
+
+def time_textbook(
+    model: NativeModel, prompt: int, new: int, block: int, k: int, cache: str, temperature: float
+) -> tuple[list[float], list[float]]:
+    """The same run in the textbook loop; one row."""
+    book = Textbook(model.module, model.mask_id)  # type: ignore[arg-type]
+    row = torch.tensor([prompt_of(model, prompt) + [model.mask_id] * new])
+    openings, steps = [], []
+    for start in range(prompt, prompt + new, block):
+        past: list[tuple[Tensor, Tensor]] | None = None
+        for i in range(-(-block // k)):
+            began = time.perf_counter()
+            past = book.step(row, (start, start + block), k, temperature, past, cache)
+            (steps if i else openings).append(time.perf_counter() - began)
+    return openings, steps
+
+
+def middle(values: list[float]) -> float:
+    """Median in milliseconds."""
+    return 1e3 * statistics.median(values)

@@ -1,0 +1,166 @@
+"""What a decoding step costs, next to the textbook loop and to the floor of this machine.
+
+    python -m scripts.bench_decode --textbook            # the table
+    python -m scripts.bench_decode --textbook --check    # exit 1 naming each bar this machine misses
+    python -m scripts.bench_decode --bundled             # the bundled model end to end, dual cache against none
+    python -m scripts.bench_decode --grow docs           # step time and memory against N and B, as plots
+
+All figures of a table come from one process on the same weights.  Floors: ``dllm_decode/roofline.py`` with the matrix
+product and copy rates measured at the start.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dllm_decode.roofline import Machine, Shape
+from scripts.bench.bundled import bundled_rows
+from scripts.bench.grow import plot_growth
+from scripts.bench.measure import Row, machine_rates, middle, random_llada, time_ours, time_textbook
+
+LAYERS, WIDTH, VOCABULARY = 4, 512, 126_464
+PROMPT, NEW, BLOCK, K = 128, 128, 32, 4
+
+#: name of the row -> least speed-up over the textbook loop
+BARS = {"step, no cache, T=0": 4.0, "step, no cache, T=1": 8.0, "step, dual, T=0": 1.7}
+SAMPLER_BAR = 10.0  # per cent of a step spent outside the model
+BUNDLED_BAR, BUNDLED_POINTS = 2.0, 1.0  # dual over none in tokens per second; accuracy points apart
+
+
+def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row], dict[str, float]]:
+    """The step table, and the share (per cent) of each kind of run spent outside the model."""
+    model = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW)
+    shape = Shape.of(model.module.config, 4)
+    total = PROMPT + NEW
+    rows, shares = [], {}
+    time_ours(model, PROMPT, BLOCK, BLOCK, K, "none", 0.0)  # warm-up: allocator, thread pool
+    for cache, temperature in (("none", 0.0), ("none", 1.0), ("prefix", 0.0), ("dual", 0.0), ("dual", 1.0)):
+        new = NEW if cache != "none" else 2 * BLOCK
+        openings, steps, shares_of = [], [], []
+        book_openings, book_steps = [], []
+        for _ in range(repeats):
+            a, b, share = time_ours(model, total - new, new, BLOCK, K, cache, temperature)
+            openings, steps, shares_of = openings + a, steps + b, [*shares_of, share]
+            if textbook:
+                a, b = time_textbook(
+                    model, total - new, new if temperature == 0 else BLOCK, BLOCK, K, cache, temperature
+                )
+                book_openings, book_steps = book_openings + a, book_steps + b
+        masked = (BLOCK - K) // 2  # mean masks left in a block over its steps
+        tokens = {"none": total, "prefix": new, "dual": BLOCK}[cache]
+        kinds = [("step", steps, book_steps, tokens, masked)]
+        if cache != "none":
+            kinds.append(("opening", openings, book_openings, total, BLOCK))
+        for kind, ours, book, forwarded, heads in kinds:
+            name = f"{kind}, {'no cache' if cache == 'none' else cache}, T={temperature:g}"
+            floor = shape.floor(machine, 1, forwarded, total, heads, cached=cache != "none")
+            rows.append(
+                Row(
+                    name,
+                    f"L{LAYERS} d{WIDTH} V{VOCABULARY} N{total} b{BLOCK}",
+                    middle(ours),
+                    middle(book) if book else None,
+                    1e3 * floor,
+                )
+            )
+        shares[f"{cache}, T={temperature:g}"] = 100 * sorted(shares_of)[len(shares_of) // 2]
+    return rows, shares
+
+
+def missed(rows: list[Row], shares: dict[str, float], bundled: dict[str, float] | None) -> list[str]:
+    """One sentence per bar that this machine misses; bars that were not measured count as missed."""
+    out = []
+    by_name = {row.name: row for row in rows}
+    for name, least in BARS.items():
+        got = by_name[name].speedup if name in by_name else None
+        if got is None:
+            out.append(f"{name}: not measured against the textbook loop (run with --textbook).")
+        elif got < least:
+            out.append(f"{name}: {got:.2f}x the textbook loop, the bar is {least}x.")
+    for name, share in shares.items():
+        if name.endswith("T=0") and share > SAMPLER_BAR:
+            out.append(f"sampler, {name}: {share:.1f} % of the run outside the model, the bar is {SAMPLER_BAR:g} %.")
+    if bundled is None:
+        return out
+    if bundled["ratio"] < BUNDLED_BAR:
+        out.append(f"bundled model: dual is {bundled['ratio']:.2f}x no cache in tokens/s, the bar is {BUNDLED_BAR}x.")
+    if abs(bundled["points"]) > BUNDLED_POINTS:
+        out.append(
+            f"bundled model: accuracy differs by {bundled['points']:.1f} points, the bar is {BUNDLED_POINTS:g}."
+        )
+    return out
+
+
+def show(rows: list[Row], shares: dict[str, float], machine: Machine) -> None:
+    """Print the table for people."""
+    console = Console()
+    table = Table(title="decoding steps (median)")
+    for column in ("what", "shape", "ms", "textbook ms", "floor ms", "x faster", "x floor"):
+        table.add_column(column, justify="left" if column in ("what", "shape") else "right")
+    for row in rows:
+        numbers = (row.ms, row.textbook_ms, row.floor_ms, row.speedup, row.over_floor)
+        table.add_row(row.name, row.shape, *("-" if n is None else f"{n:.2f}" for n in numbers))
+    console.print(table)
+    for name, share in shares.items():
+        console.print(f"outside the model, {name}: {share:.1f} % of the run")
+    console.print(
+        f"this machine: {machine.flops / 1e9:.0f} GFLOP/s fp32, {machine.bandwidth / 1e9:.1f} GB/s copy, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+
+
+def main(
+    textbook: Annotated[bool, typer.Option(help="Also run the papers' loop on the same weights.")] = False,
+    bundled: Annotated[bool, typer.Option(help="Also run the bundled model end to end.")] = False,
+    grow: Annotated[Path | None, typer.Option(help="Folder for the growth plots.")] = None,
+    steps: Annotated[bool, typer.Option(help="The table of steps.")] = True,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    samples: Annotated[int, typer.Option(min=1, help="Prompts of the bundled run.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    check: Annotated[bool, typer.Option(help="Exit 1 naming each bar that this machine misses.")] = False,
+) -> None:
+    """Measure; see the module's own text."""
+    torch.set_num_threads(threads)
+    machine = machine_rates(BLOCK)
+    rows, shares = step_rows(machine, textbook, repeats) if steps else ([], {})
+    end_to_end = bundled_rows(samples) if bundled else None
+    if grow is not None:
+        plot_growth(grow, machine)
+    if as_json:
+        record = [
+            {
+                "name": r.name,
+                "shape": r.shape,
+                "ms": r.ms,
+                "textbook_ms": r.textbook_ms,
+                "floor_ms": r.floor_ms,
+                "speedup": r.speedup,
+                "over_floor": r.over_floor,
+            }
+            for r in rows
+        ]
+        print(json.dumps({"rows": record, "outside_model_percent": shares, "bundled": end_to_end}))
+    else:
+        if rows:
+            show(rows, shares, machine)
+        if end_to_end is not None:
+            for name, value in end_to_end.items():
+                print(f"bundled {name}: {value:.3f}")
+    if check:
+        sentences = missed(rows, shares, end_to_end)
+        for sentence in sentences:
+            print(sentence, file=sys.stderr)
+        raise typer.Exit(1 if sentences else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
