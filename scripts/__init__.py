@@ -1,0 +1,1 @@
+"""What a researcher runs: training, comparison, benchmarks."""

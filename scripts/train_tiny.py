@@ -17,15 +17,12 @@ from typing import Annotated
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from dllm_decode.models.base import ForwardInput
-from dllm_decode.models.llada import LLaDA, LLaDAConfig
-from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, save_tokenizer, vocabulary
-from scripts.tiny.data import NAMES, batches
+from scripts.tiny.data import NAMES, Batch, batches
+from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
 from scripts.tiny.validate import accuracy
 
@@ -59,58 +56,6 @@ class Run:
     compiled: bool
 
 
-def build_model(run: Run) -> LLaDA:
-    """A LLaDA with zero-initialised outputs and a head aligned with the embedding, which makes copying easy to learn."""
-    size = len(vocabulary())
-    config = LLaDAConfig(
-        d_model=run.width,
-        n_layers=run.layers,
-        n_heads=run.heads,
-        mlp_hidden_size=run.inner,
-        vocab_size=size,
-        embedding_size=size,
-        max_sequence_length=512,
-        rope_theta=10000.0,
-        rms_norm_eps=1e-5,
-        mask_token_id=MASK_ID,
-        eos_token_id=EOS_ID,
-        pad_token_id=EOS_ID,
-        bos_token_id=BOS_ID,
-    )
-    torch.manual_seed(run.seed)
-    model = LLaDA(config)
-    with torch.no_grad():
-        for name, param in model.named_parameters():
-            if param.ndim == 2:
-                param.normal_(std=0.5 / param.shape[1] ** 0.5)
-            if name.endswith(("attn_out.weight", "ff_out.weight")):
-                param.zero_()
-        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        embedding.normal_(std=0.5)
-        head.copy_(0.1 * embedding)
-        head[MASK_ID] = 0
-    return model.to(run.device)
-
-
-def task_losses(model: LLaDA, tokens: Tensor, target: Tensor, weight: Tensor, task: Tensor) -> Tensor:
-    """Weighted cross-entropy of the masked cells and its weight, summed per task: ``[2, tasks]``."""
-    cells = weight.flatten().nonzero()[:, 0]
-    logits = logits_at(model, tokens, cells)
-    loss = F.cross_entropy(logits.float(), target.flatten()[cells], reduction="none")
-    used = weight.flatten()[cells]
-    owner = task[:, None].expand_as(tokens).flatten()[cells]
-    sums = torch.zeros(2, len(NAMES), device=tokens.device)
-    return sums.index_add(1, owner, torch.stack([loss * used, used]))
-
-
-def logits_at(model: LLaDA, tokens: Tensor, cells: Tensor) -> Tensor:
-    """Logits ``[M, V]`` at flat cells of rows without padding."""
-    rows, length = tokens.shape
-    whole = torch.full((rows,), length, device=tokens.device)
-    positions = torch.arange(length, device=tokens.device)[None]
-    return model.head(model.hidden(ForwardInput(tokens, positions, queries=whole, lengths=whole), cells))
-
-
 def learning_rate(run: Run, progress: float, step: int) -> float:
     """Warm-up, a plateau for the first ``hold`` of the budget, then linear to zero."""
     decay = 1.0 if progress < run.hold else (1 - progress) / (1 - run.hold)
@@ -123,8 +68,8 @@ class Trainer:
     def __init__(self, run: Run, rank: int) -> None:
         """Build everything, and continue from the last checkpoint when there is one."""
         self.run, self.rank = run, rank
-        self.model = build_model(run)
-        self.average = build_model(run)
+        self.model = build_model(run.width, run.layers, run.heads, run.inner, run.seed).to(run.device)
+        self.average = build_model(run.width, run.layers, run.heads, run.inner, run.seed).to(run.device)
         self.optim = Optimizers(self.model, EXTRA)
         if run.compiled:
             for block in self.model.model.transformer.blocks:
@@ -152,7 +97,13 @@ class Trainer:
     def train(self) -> None:
         """Run to the end of the budget."""
         run, due, window = self.run, self.seconds + 60 * self.run.evaluate_every, torch.zeros(2, len(NAMES))
-        bar = tqdm(total=100, disable=self.rank > 0 or None, unit="%", bar_format="{l_bar}{bar}| {elapsed} {postfix}", mininterval=10)
+        bar = tqdm(
+            total=100,
+            disable=self.rank > 0 or None,
+            unit="%",
+            bar_format="{l_bar}{bar}| {elapsed} {postfix}",
+            mininterval=10,
+        )
         while self.progress < 1:
             rng = Random(f"{run.seed}/{self.rank}/{self.rounds}")
             generator = torch.Generator().manual_seed(rng.getrandbits(60))
@@ -173,7 +124,7 @@ class Trainer:
                 self._save()
         bar.close()
 
-    def _update(self, batch: list, before: float) -> Tensor:
+    def _update(self, batch: list[Batch], before: float) -> Tensor:
         """One step; returns loss and weight per task, summed over the processes."""
         optim, run = self.optim, self.run
         optim.flat.zero_()
@@ -238,15 +189,6 @@ class Trainer:
         export(self.average, self.run.out)
 
 
-def export(model: LLaDA, folder: Path) -> None:
-    """Write weights (bf16 safetensors), config and tokenizer where ``load_model`` finds them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    half = LLaDA(model.config)
-    half.load_state_dict(model.state_dict())
-    half.to(torch.bfloat16).save_pretrained(folder)
-    save_tokenizer(folder)
-
-
 def _work(rank: int, run: Run) -> None:
     torch.set_num_threads(1 if run.device == "cpu" else 4)
     if run.processes > 1:
@@ -259,7 +201,9 @@ def _work(rank: int, run: Run) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="where weights, config and tokenizer go")] = Path("dllm_decode/weights/tiny"),
+    out: Annotated[Path, typer.Option(help="where weights, config and tokenizer go")] = Path(
+        "dllm_decode/weights/tiny"
+    ),
     work: Annotated[Path, typer.Option(help="where the checkpoint of a run lives")] = Path("runs/tiny"),
     minutes: Annotated[float, typer.Option(help="training time, validation left out")] = 100.0,
     steps: Annotated[int, typer.Option(help="a budget of steps instead of minutes (0: minutes)")] = 0,

@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one length. ``tokens``, ``target`` long [R, L]; ``weight`` float [R, L], 0 where not masked; ``task`` [R]."""
+    """Rows of one length: long ``tokens``, ``target`` [R, L], ``task`` [R]; ``weight`` [R, L], 0 where not masked."""
 
     tokens: Tensor
     target: Tensor
@@ -148,7 +148,12 @@ def mask_rows(rows: list[Row], generator: torch.Generator) -> Batch:
     few = answer & (_rank(keys) < open_count)
 
     by_kind = torch.stack(
-        [few, answer & (cell >= cut), answer & ((cell >= high) | ((cell >= low) & (noise < rate))), answer & (noise < rate)]
+        [
+            few,
+            answer & (cell >= cut),
+            answer & ((cell >= high) | ((cell >= low) & (noise < rate))),
+            answer & (noise < rate),
+        ]
     )
     masked = by_kind.gather(0, kind.expand(count, length)[None])[0]
 

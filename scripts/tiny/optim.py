@@ -25,7 +25,9 @@ def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al., 2024); matrices of one shape are updated in one batch."""
 
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         """`params`: matrices only."""
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

@@ -1,0 +1,181 @@
+"""Training of the bundled model: rows, masks, optimiser, and a run that is interrupted and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from dllm_decode.models.llada import LLaDA
+from dllm_decode.tasks import TASKS
+from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
+from scripts.tiny.data import FAR_WEIGHT, NAMES, SHARES, TAIL_WEIGHT, batches, make_row, mask_rows
+from scripts.tiny.model import build_model
+from scripts.tiny.optim import orthogonalize
+from scripts.tiny.validate import decode_blocks
+from scripts.train_tiny import Run, Trainer, learning_rate
+
+
+def tiny_run(folder: Path, steps: int) -> Run:
+    return Run(
+        out=folder / "out",
+        work=folder / "work",
+        minutes=0.0,
+        steps=steps,
+        processes=1,
+        tokens=300,
+        lr=0.01,
+        hold=0.1,
+        width=32,
+        layers=1,
+        heads=2,
+        inner=32,
+        seed=0,
+        device="cpu",
+        evaluate_every=0.0,
+        samples=1,
+        full_share=0.25,
+        late_full_share=0.5,
+        floor=0.1,
+        compiled=False,
+    )
+
+
+def rows_of(name: str, count: int, seed: int = 0):
+    rng = Random(seed)
+    return [make_row(rng, name, full_share=0.5) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_rows(name):
+    rows = rows_of(name, 40)
+    batch = mask_rows(rows, torch.Generator().manual_seed(0))
+    masked = batch.tokens == MASK_ID
+    assert torch.equal(masked, batch.weight > 0)
+    assert torch.equal(batch.tokens[~masked], batch.target[~masked])
+    assert set(batch.weight.unique().tolist()) <= set(torch.tensor([0.0, 1.0, FAR_WEIGHT, TAIL_WEIGHT]).tolist())
+    for row, target, open_cells, weight in zip(rows, batch.target.tolist(), masked, batch.weight, strict=True):
+        assert target[: len(row.ids)] == row.ids
+        assert set(target[len(row.ids) :]) <= {EOS_ID}
+        assert row.ids[0] == BOS_ID and row.ids[row.start - 1] == SEP_ID and row.ids[-1] == EOS_ID
+        assert row.total >= len(row.ids)
+        assert not open_cells[: row.start].any()
+        assert weight[row.start : len(row.ids)].max() == 1.0  # some answer cell is learned from, fully
+
+
+def test_low_rows_open_the_replaced_cell(monkeypatch):
+    monkeypatch.setitem(SHARES, "replace_random", (1.0, 0.0, 0.0))
+    rows = rows_of("replace_random", 2000)
+    batch = mask_rows(rows, torch.Generator().manual_seed(0))
+    single = forced = 0
+    for row, tokens in zip(rows, batch.tokens, strict=True):
+        answer = (tokens[row.start : len(row.ids)] == MASK_ID).nonzero()[:, 0].tolist()
+        assert 1 <= len(answer) <= 4
+        if len(answer) == 1:
+            single += 1
+            forced += answer[0] == row.cell
+    assert 0.35 < single / len(rows) < 0.55
+    assert 0.45 < forced / single < 0.68  # half of them by force, 1 in 5 to 9 of the others by chance
+
+
+def test_block_rows_are_what_block_decoding_meets(monkeypatch):
+    monkeypatch.setitem(SHARES, "lines", (0.0, 0.0, 1.0))
+    rows = rows_of("lines", 200)
+    batch = mask_rows(rows, torch.Generator().manual_seed(0))
+    for row, tokens in zip(rows, batch.tokens, strict=True):
+        masked = (tokens[row.start :] == MASK_ID).tolist()
+        fits = [
+            (size, low)
+            for size in (8, 16, 32)
+            for low in range(0, len(masked), size)
+            if not any(masked[:low]) and any(masked[low : low + size]) and all(masked[low + size :])
+        ]
+        assert fits
+
+
+def test_steps_are_many_and_full():
+    mix = [1.0] * len(NAMES)
+    steps = list(batches(Random(0), torch.Generator().manual_seed(0), mix, tokens=1000, full_share=0.3, steps=8))
+    assert len(steps) == 8
+    sizes = [sum(part.tokens.numel() for part in step) for step in steps]
+    assert 800 < sum(sizes) / 8 < 1400
+
+
+def test_orthogonalize_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 32, 32), (2, 96, 32), (2, 32, 96)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
+        assert values.max() < 1.4
+        assert values.median() > 0.6
+
+
+def test_the_rate_warms_up_holds_and_falls_to_zero(tmp_path):
+    run = tiny_run(tmp_path, 1)
+    assert learning_rate(run, 0.0, 0) == pytest.approx(run.lr / 100)
+    assert learning_rate(run, 0.05, 500) == run.lr
+    assert learning_rate(run, 0.55, 500) == pytest.approx(run.lr / 2)
+    assert learning_rate(run, 1.0, 500) == 0.0
+
+
+def test_block_decoding_of_an_untrained_model_ends():
+    model = build_model(32, 1, 2, 32, seed=0).eval()
+    prompts = [[BOS_ID, *encode("copy: a b"), SEP_ID], [BOS_ID, *encode("sort: c b a d e"), SEP_ID]]
+    for threshold, k, most in ((2.0, 1, 10), (2.0, 4, 4), (0.0, 1, 2)):
+        answers, forwards = decode_blocks(model, prompts, canvas=10, block=8, threshold=threshold, k=k)
+        assert all(len(answer) <= 10 and MASK_ID not in answer for answer in answers)
+        assert forwards.max() <= most
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    whole = tiny_run(tmp_path / "whole", steps=16)
+    Trainer(whole, 0).train()
+
+    run = tiny_run(tmp_path / "parts", steps=16)
+    first = Trainer(run, 0)
+    update = first._update
+
+    def update_until_interrupted(batch, before):
+        if first.step == 11:
+            raise KeyboardInterrupt
+        return update(batch, before)
+
+    first._update = update_until_interrupted
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    second = Trainer(run, 0)
+    assert second.step == 8  # the last checkpoint
+    second.train()
+    assert second.step == 16
+
+    weights = load_file(whole.out / "model.safetensors")
+    resumed = load_file(run.out / "model.safetensors")
+    assert weights.keys() == resumed.keys()
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in weights.values())
+
+    model = LLaDA.from_pretrained(whole.out)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(whole.out)
+    assert model.config.mask_token_id == tokenizer.mask_token_id == MASK_ID
+    assert model.config.eos_token_id == tokenizer.eos_token_id == EOS_ID
+    assert len(tokenizer) == model.config.vocab_size
+
+
+def test_training_lowers_the_loss(tmp_path):
+    trainer = Trainer(dataclasses.replace(tiny_run(tmp_path, steps=1000), tokens=600, lr=0.05), 0)
+    mix = [1.0] * len(NAMES)
+    losses = []
+    for seed in range(5):
+        for batch in batches(Random(seed), torch.Generator().manual_seed(seed), mix, 600, 0.25):
+            loss, weight = trainer._update(batch, 0.0).sum(1).tolist()
+            losses.append(loss / weight)
+    assert sum(losses[-8:]) / 8 < 0.9 * losses[0]
+
+
+def test_every_task_has_its_mask_shares():
+    assert set(SHARES) == set(TASKS)
+    assert all(0 <= sum(shares) <= 1 for shares in SHARES.values())
