@@ -21,6 +21,8 @@ class Rows:
         slots: long ``[B, N]``. ``offset``: long ``[B]``, slot of cell 0. ``budget``: cells at the beginning.
         length: long ``[B]``, the row's cells now. ``start``, ``end``: its block. ``visible``: cells whose cached keys
             are attended; equal to ``length`` unless a part keeps what it has cut.
+        given: bool ``[B, N]``, the slots that held no mask at the beginning (the prompt; more when infilling).
+        owed: bool ``[B]``, the block's first cell was still masked after its opening forward.
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
         step, block_step, block_index: forwards in all, forwards in this block, index of the block.
         live: bool ``[B]``.
@@ -28,6 +30,8 @@ class Rows:
     """
 
     slots: Tensor
+    given: Tensor
+    owed: Tensor
     offset: Tensor
     budget: Tensor
     length: Tensor
@@ -44,7 +48,9 @@ class Rows:
     tokens_forwarded: Tensor
 
     @classmethod
-    def begin(cls, canvases: list[list[int]], offsets: list[int], pad_id: int, device: torch.device) -> Rows:
+    def begin(
+        cls, canvases: list[list[int]], offsets: list[int], mask_id: int, pad_id: int, device: torch.device
+    ) -> Rows:
         """Lay out rows: each a whole sequence (prompt and masks), ragged, with the slot of its first cell."""
         lengths = [len(c) - o for c, o in zip(canvases, offsets, strict=True)]
         wide = max(map(len, canvases))
@@ -56,6 +62,8 @@ class Rows:
 
         return cls(
             slots,
+            slots != mask_id,
+            torch.zeros_like(budget, dtype=torch.bool),
             torch.tensor(offsets, device=device),
             budget,
             budget.clone(),
@@ -83,9 +91,9 @@ class Rows:
         return picked
 
     def put(self, rows: Tensor, part: Rows) -> None:
-        """Write the chosen rows back."""
+        """Write the chosen rows back, out of place: a policy's memory may hold what a view showed it."""
         for name in self.__dataclass_fields__:
-            getattr(self, name).index_copy_(0, rows, getattr(part, name))
+            setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
 
     def cells(self, width: int) -> Tensor:
         """Long ``[B, G]``: the tokens in generation coordinates; junk past a row's budget."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
+from dllm_decode.errors import DllmError
 from dllm_decode.models.base import DenoisingModel, ForwardInput
 from dllm_decode.score import ScoreRule, Scores, chunks, score
 from samplers import Policy, Prediction, Query, View
@@ -38,6 +39,11 @@ class Layout:
     queries: Tensor
     branch: Tensor | None
     owner: Tensor
+
+
+def can_shadow(model: DenoisingModel) -> bool:
+    """Whether shadow cells work: a twin must hide its original, and be scored where it stands (no shift)."""
+    return model.supports_branches and not model.shift
 
 
 class Forwarder:
@@ -90,6 +96,11 @@ class Forwarder:
         canvases = None if query is None else query.canvases
         if canvases is None:
             shadow = None if query is None else query.shadow
+            if shadow is not None and not can_shadow(self.model):
+                raise DllmError(
+                    f"model {self.model.name!r} cannot forward shadow cells; a policy that asks for them must refuse "
+                    "it when it is bound (Setting.shadows is False)."
+                )
             layout = self._plain(group.slots, first, last, shadow, group.offset)
             prediction = self._run(layout, group, ids, view, wanted, shadow)
         else:
@@ -113,8 +124,10 @@ class Forwarder:
             return torch.zeros_like(whole), whole
         start, end = group.offset + group.start, group.offset + group.end
         if self.model.shift:
-            # A shifted model scores cell s from slot s - 1: forward that too while the block's first cell is owed.
-            owed = view.masked.gather(1, group.start[:, None])[:, 0]
+            # A shifted model scores cell s from slot s - 1: forward that too if the block's first cell was still owed
+            # after the opening. Fixed for the block, or what a forward sees would depend on when that cell was
+            # committed, and a draft of it would not be predicted as the canvas that it becomes.
+            owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0]
             start = start - (owed & (start > 0)).long()
         opening, reach = group.block_step == 0, self.config.refresh_window
         stale = torch.minimum(group.offset + group.opened, start - reach)
@@ -142,7 +155,7 @@ class Forwarder:
         positions = (first[:, None] + column).clamp(max=slots.shape[1] - 1)
         tokens = slots.gather(1, positions)
         owner = torch.arange(slots.shape[0], device=slots.device)
-        if shadow is None:
+        if shadow is None or not bool(shadow.any()):
             return Layout(tokens, positions * (column < queries[:, None]), queries, None, owner)
         count = shadow.sum(-1)
         extra = int(count.max())
@@ -259,7 +272,7 @@ class Forwarder:
         lengths = (group.offset + group.visible)[owner] if self.cache is not None else queries
         rows = ids[owner] if self.cache is not None else None
         if self.guided:
-            blind = torch.where(positions < group.offset[owner][:, None], self.model.mask_id, tokens)
+            blind = torch.where(group.given[owner].gather(1, positions), self.model.mask_id, tokens)
             cells = torch.cat([cells, cells + tokens.numel()])
             tokens = torch.cat([tokens, blind])
             positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))

@@ -99,12 +99,15 @@ class Run:
 
         self._apply(group, view, decision)
         after = self._view(group, names)
+        group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
         self._record(names, group, view, prediction, decision, opening, spent)
         where = group.start.clone(), group.end.clone(), group.block_index.clone()
         group.block_step = group.block_step + 1
         done = ~after.open.any(-1)
         if decision.hold is not None:
             done &= ~decision.hold
+        if decision.stop is not None:
+            done |= decision.stop
         group.advance(after.masked, done, self.config.block_length)
         if everyone:
             self.memory = memory
@@ -175,7 +178,9 @@ class Run:
     def _events(
         self, names: list[int], group: Rows, after: View, opening: Tensor, where: tuple[Tensor, Tensor, Tensor]
     ) -> Iterator[StepEvent]:
-        settled = (after.masked.cumsum(-1) == 0).logical_and(after.valid).sum(-1).tolist()
+        settled = (after.masked.cumsum(-1) == 0).logical_and(after.valid).sum(-1)
+        if self.policy.revises:  # what may still be revoked is not settled
+            settled = torch.where(group.live, torch.minimum(settled, group.start), settled)
         live, starts, ends, blocks = group.live.tolist(), *(x.tolist() for x in where)
         tokens, lengths, opens = after.tokens.tolist(), group.length.tolist(), opening.tolist()
         for i, name in enumerate(names):
@@ -191,6 +196,6 @@ class Run:
                 cells=tuple(step.cells),
                 values=tuple(step.new),
                 confidence=tuple(step.confidence),
-                settled=settled[i],
+                settled=int(settled[i]),
                 finished=not live[i],
             )
