@@ -78,7 +78,7 @@ def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = N
     plain = logits
     if rule.temperature > 0 and (rule.filtered or rule.top_p is not None or rule.top_k is not None):
         plain = logits / rule.temperature  # Dream filters the tempered logits
-    drawn = filter_logits(plain, rule.top_p, rule.top_k)
+    drawn = filter_logits(plain, rule.top_p, rule.top_k, rule.mask_id)
     source = drawn if rule.filtered else logits
     lse = source.logsumexp(-1)
     top2 = source.topk(2).values if rule.needs & {"margin"} else None
@@ -119,12 +119,14 @@ def _entropy(logits: Tensor, lse: Tensor) -> Tensor:
     return (lse - (p * logits.clamp(min=-1e30)).sum(-1)).clamp(min=0)
 
 
-def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:
+def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None, mask_id: int) -> Tensor:
     """Nucleus and top-k filter as in Dream's ``sample_tokens``: removed logits become the dtype's minimum.
 
     Top-p removes a token when the probability ranked before it already exceeds ``top_p`` (the one that crosses
-    stays, the first always does); top-k removes those below the k-th largest (ties with it stay).
+    stays, the first always does); top-k removes those below the k-th largest (ties with it stay).  The best token
+    beside the mask always stays: the mask may fill the nucleus, but it cannot be proposed.
     """
+    plain = logits
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
@@ -134,7 +136,10 @@ def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None) -> Ten
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, torch.finfo(logits.dtype).min)
-    return logits
+    if logits is plain:
+        return plain
+    best = plain.index_fill(1, torch.tensor([mask_id], device=plain.device), -torch.inf).argmax(-1, keepdim=True)
+    return logits.scatter(1, best, plain.gather(1, best))
 
 
 def chunks(sizes: Iterable[int], vocab_size: int, by_row: bool) -> Iterator[tuple[int, int, int]]:
