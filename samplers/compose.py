@@ -152,12 +152,18 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
     write = decision.write
     refuse(write & ~view.valid, "writes a cell outside the row's length")
     revoked = write & (decision.values == view.mask_id)
-    if not policy.revises:
+    if policy.revises:
+        refuse(write & ~view.masked & (view.index < view.start[:, None]), "changes a cell of a finished block")
+    else:
         refuse(write & ~view.masked, "changes a committed cell without declaring `revises`")
         refuse(revoked, "commits the mask token without declaring `revises`")
     if decision.length is not None:
         shrunk = (decision.length < 1) | (decision.length > view.length)
         refuse(shrunk[:, None], "sets a length outside 1..the current length")
+    if decision.stop is not None:
+        left = (view.masked & ~write | revoked) & decision.stop[:, None]
+        within = view.length if decision.length is None else decision.length
+        refuse(left & (view.index < within[:, None]), "stops a row and leaves a mask in it; fill it")
     if policy.idles:
         return
     gained = (write & view.masked & ~revoked).sum(-1)

@@ -223,7 +223,7 @@ class Decision:
 
     Attributes:
         write: bool ``[B, G]``. ``values``: long ``[B, G]``, read where ``write``; the mask id revokes.
-        stop: bool ``[B]`` or ``None``: the row is finished after this write.
+        stop: bool ``[B]`` or ``None``: the row is finished after this write, which leaves no mask in it.
         length: long ``[B]`` or ``None``: the row's new length (only ever shorter).
         order: ``[B, G]`` or ``None``: the order in which the cells were decided, smaller first (for the trace;
             default: falling confidence, then position).
@@ -266,7 +266,7 @@ class Policy:
 
     @property
     def revises(self) -> bool:
-        """The part may change or revoke committed cells."""
+        """The part may change or revoke committed cells (not those of finished blocks: they are settled)."""
         return False
 
     @property

@@ -93,7 +93,9 @@ def _spell_value(value: Any) -> str:
         return f"({spell(value)})"
     if isinstance(value, tuple):
         return "/".join(map(_spell_value, value))
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return str(value).replace("e+", "e") if isinstance(value, float) else str(value)  # "+" joins parts
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -125,15 +127,17 @@ def _parse_part(text: str) -> Policy:
             )
         if not equals:
             raise PolicyError(f"{name}: parameter {key!r} has no value; write {key}=VALUE.")
+        if key in given:
+            raise PolicyError(f"{name}: parameter {key!r} is given twice; keep one of them.")
         given[key] = _coerce(value.strip(), hints[key], f"{name}: {key}")
     return cls(**given)
 
 
 def _coerce(text: str, hint: Any, what: str) -> Any:
-    if text.startswith("(") and text.endswith(")"):
-        return parse_policy(text[1:-1])
     options = _alternatives(hint)
     for option in options:
+        if isinstance(option, type) and issubclass(option, Policy) and text.startswith("(") and text.endswith(")"):
+            return parse_policy(text[1:-1])
         if option is type(None) and text.lower() == "none":
             return None
         if option is bool and text.lower() in ("true", "false"):

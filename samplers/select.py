@@ -11,7 +11,8 @@ from samplers.contract import Decision, Prediction
 
 def best(score: Tensor, where: Tensor) -> Tensor:
     """Bool ``[B, G]``: the one highest-scored cell of each row among ``where`` (none if ``where`` is empty)."""
-    top = score.masked_fill(~where, -torch.inf).argmax(-1, keepdim=True)
+    # The clamp keeps a cell whose own score is -inf above the cells outside.
+    top = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~where, -torch.inf).argmax(-1, keepdim=True)
     return torch.zeros_like(where).scatter_(1, top, True) & where
 
 
