@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,7 +59,10 @@ class GenerationConfig:
     branches: Literal["auto", "expand", "tree"] = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
+        if isinstance(self.suppress_tokens, (list, tuple)):
+            object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
+        else:
+            self._refuse("suppress_tokens", "a tuple of token ids")
         least = 0 if self.infill else 1
         self._whole("max_new_tokens", least)
         self._whole("block_length", 1, optional=True)
@@ -67,12 +71,15 @@ class GenerationConfig:
         self._whole("refresh_window", 0)
         if self.refresh != "window":
             self._whole("refresh", 1, or_else="'window'")
-        if not (isinstance(self.temperature, (int, float)) and self.temperature >= 0):
+        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
             self._refuse("temperature", "a number from 0 up (0 is greedy)")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             self._refuse("top_p", "a number above 0 and at most 1, or None")
-        if not self.guidance >= 0:
+        if not (_is_number(self.guidance) and 0 <= self.guidance < math.inf):
             self._refuse("guidance", "a number from 0 up (0 is off)")
+        for name in ("early_stop", "infill"):
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "True or False")
         for name, choices in (
             ("confidence", ("auto", "clean", "filtered")),
             ("precision", ("float32", "reference")),
@@ -80,7 +87,7 @@ class GenerationConfig:
         ):
             if getattr(self, name) not in choices:
                 self._refuse(name, "one of " + ", ".join(choices))
-        if any(not isinstance(i, int) or i < 0 for i in self.suppress_tokens):
+        if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in self.suppress_tokens):
             self._refuse("suppress_tokens", "a tuple of token ids")
 
     def _whole(self, name: str, least: int, optional: bool = False, or_else: str = "None") -> None:
@@ -127,3 +134,7 @@ class GenerationConfig:
         if not isinstance(settings, dict):
             raise GenerationConfigError(f"the generation settings are a {type(settings).__name__}; give one object.")
         return cls.from_dict(settings)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

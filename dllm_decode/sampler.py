@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
 from dllm_decode.events import StepEvent
-from dllm_decode.forward import CACHES, Forwarder
+from dllm_decode.forward import CACHES, Forwarder, can_shadow
 from dllm_decode.loop import Run
 from dllm_decode.models import load_model
 from dllm_decode.models.base import DenoisingModel
@@ -42,13 +43,19 @@ class DiffusionSampler:
 
     def __init__(
         self,
-        model: DenoisingModel | str,
+        model: DenoisingModel | str | Path,
         policy: Policy | str = "threshold",
         cache: str = "none",
         config: GenerationConfig | None = None,
     ) -> None:
-        self.model = load_model(model) if isinstance(model, str) else model
+        self.model = load_model(model) if isinstance(model, (str, Path)) else model
+        if not isinstance(self.model, DenoisingModel):
+            raise DllmError(
+                f"{model!r:.80} is no model; give a name, a folder or a NativeModel, or a function in CallableModel."
+            )
         self.config = config if config is not None else GenerationConfig()
+        if not isinstance(self.config, GenerationConfig):
+            raise DllmError(f"config is {config!r:.80}; give a GenerationConfig(...).")
         if cache not in CACHES:
             raise DllmError(f"unknown cache {cache!r}{suggest(str(cache), CACHES)}; use one of {', '.join(CACHES)}.")
         if cache != "none" and not self.model.supports_cache:
@@ -81,13 +88,18 @@ class DiffusionSampler:
             model_name=self.model.name,
             token_ids=None if tokenizer is None else tokenizer.encode,
             delimiter_ids=() if tokenizer is None else _newline_ids(tokenizer.encode),
-            shadows=self.model.supports_branches,
+            shadows=can_shadow(self.model),
         )
         bound = policy.bind(setting)
         if bound.opening_scope == "rest" and self.cache != "none" and config.refresh != 1:
             raise DllmError(
                 f"{spell(self.policy)} reads the whole row on every opening forward, which refresh={config.refresh!r} "
                 "shortens; use refresh=1."
+            )
+        if config.branches == "tree" and not self.model.supports_branches:
+            raise DllmError(
+                f"model {self.model.name!r} cannot hide tokens of one row from each other, so branches='tree' cannot "
+                "work; use 'auto' or 'expand'."
             )
         bad = [i for i in config.suppress_tokens if i >= self.model.vocab_size]
         if bad:
@@ -140,6 +152,10 @@ class DiffusionSampler:
         """One prompt or a list of prompts -> a list of prompts."""
         if isinstance(prompts, str):
             return [prompts]
+        if hasattr(prompts, "tolist"):  # ids as a tensor or an array
+            prompts = prompts.tolist()
+        if not isinstance(prompts, Sequence):
+            raise DllmError(f"{prompts!r:.80} is no prompt; pass text, chat messages or token ids, one or several.")
         prompts = list(prompts)
         if not prompts:
             raise DllmError("no prompt was given; pass text, chat messages or token ids.")
@@ -186,7 +202,7 @@ class DiffusionSampler:
         policy = self._bound(config)
         model, mask = self.model, self.model.mask_id
         whole, offsets = self._lay_out(prompts, chat, config)
-        rows = Rows.begin(whole, offsets, model.pad_id, model.device)
+        rows = Rows.begin(whole, offsets, mask, model.pad_id, model.device)
         meta = {"policy": spell(self.policy), "cache": self.cache, "model": model.name, "config": config.to_dict()}
         traces = [
             Trace(row[:o], row[o:], mask, meta={**meta, "row": i})

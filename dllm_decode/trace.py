@@ -64,10 +64,10 @@ class Trace:
         length = len(canvas)
         for step in self.steps[:steps]:
             for cell, old, new in zip(step.cells, step.old, step.new, strict=True):
-                if canvas[cell] != old:
+                held = canvas[cell] if 0 <= cell < len(canvas) else None
+                if held != old:
                     raise TraceError(
-                        f"step {step.step} says cell {cell} held {old}, but replay has {canvas[cell]}; "
-                        "the trace is damaged."
+                        f"step {step.step} says cell {cell} held {old}, but replay has {held}; the trace is damaged."
                     )
                 canvas[cell] = new
             length = step.length
@@ -103,10 +103,9 @@ def load_traces(path: str | Path) -> list[Trace]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise TraceError(
-            f"cannot read trace {str(path)!r} ({error.strerror}); give a file saved with --trace."
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise TraceError(f"cannot read trace {str(path)!r} ({why}); give a file saved with --trace.") from error
     traces: list[Trace] = []
     for number, line in enumerate(lines, 1):
         try:
