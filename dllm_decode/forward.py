@@ -119,7 +119,7 @@ class Forwarder:
 
     def _span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
         """Long ``[R]`` twice: first slot of the forward and the one after its last."""
-        whole = group.offset + group.visible
+        whole = group.offset + group.length
         if full:
             return torch.zeros_like(whole), whole
         start, end = group.offset + group.start, group.offset + group.end
@@ -127,7 +127,8 @@ class Forwarder:
             # A shifted model scores cell s from slot s - 1: forward that too if the block's first cell was still owed
             # after the opening. Fixed for the block, or what a forward sees would depend on when that cell was
             # committed, and a draft of it would not be predicted as the canvas that it becomes.
-            owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0]
+            # A part that reads the whole block reads that cell's score even when it is committed.
+            owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0] | ("block" in self.policy.scope)
             start = start - (owed & (start > 0)).long()
         opening, reach = group.block_step == 0, self.config.refresh_window
         stale = torch.minimum(group.offset + group.opened, start - reach)
@@ -139,9 +140,10 @@ class Forwarder:
         """Bool ``[R, G]``: cells whose logits the policy wants from this forward."""
 
         def cells(scope: str) -> Tensor:
-            if scope == "rest":
-                return view.masked | view.open
-            return view.open | view.in_block if scope == "block" else view.open
+            if scope == "all":
+                return view.valid.clone()
+            inside = view.open | view.masked if "rest" in scope else view.open
+            return inside | view.in_block if "block" in scope else inside
 
         scope, at_opening = self.policy.scope, self.policy.opening_scope or self.policy.scope
         inside = cells(scope)

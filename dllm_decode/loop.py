@@ -97,7 +97,7 @@ class Run:
         decision = settle(view, decision)
         validate(policy, view, decision)
 
-        self._apply(group, view, decision)
+        self._apply(group, decision)
         after = self._view(group, names)
         group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
         self._record(names, group, view, prediction, decision, opening, spent)
@@ -124,13 +124,13 @@ class Run:
             return prediction.open
         return prediction.predicted & view.open
 
-    @staticmethod
-    def _apply(group: Rows, view: View, decision: Decision) -> None:
+    def _apply(self, group: Rows, decision: Decision) -> None:
         group.write(decision.write, decision.values)
         if decision.length is not None:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)
-            group.visible = torch.minimum(group.visible, decision.length)
+            if not self.policy.keeps_cut_cache:
+                group.visible = torch.minimum(group.visible, decision.length)
 
     def _record(
         self,

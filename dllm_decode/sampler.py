@@ -91,7 +91,7 @@ class DiffusionSampler:
             shadows=can_shadow(self.model),
         )
         bound = policy.bind(setting)
-        if bound.opening_scope == "rest" and self.cache != "none" and config.refresh != 1:
+        if "rest" in bound.opening_scope and self.cache != "none" and config.refresh != 1:
             raise DllmError(
                 f"{spell(self.policy)} reads the whole row on every opening forward, which refresh={config.refresh!r} "
                 "shortens; use refresh=1."

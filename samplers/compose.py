@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, Setting, View
+from samplers.contract import (
+    Decision,
+    Memory,
+    Policy,
+    PolicyError,
+    Prediction,
+    Query,
+    Scope,
+    Setting,
+    View,
+    map_rows,
+    merge_rows,
+)
 
-_WIDTH = {"open": 0, "block": 1, "rest": 2}
+
+def _union(scopes: Iterable[Scope]) -> Scope:
+    """The smallest scope that holds all of these."""
+    names = {name for scope in scopes for name in scope.split("+")}
+    if "all" in names:
+        return "all"
+    if {"block", "rest"} <= names:
+        return "block+rest"
+    return "rest" if "rest" in names else "block" if "block" in names else "open"
 
 
 @dataclass(frozen=True)
@@ -70,12 +90,11 @@ class Composition(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return max((p.scope for p in self.parts), key=_WIDTH.__getitem__, default="open")
+        return _union(p.scope for p in self.parts)
 
     @property
     def opening_scope(self) -> Scope:  # noqa: D102
-        scopes = [p.opening_scope or p.scope for p in self.parts]
-        return max(scopes, key=_WIDTH.__getitem__, default="open")
+        return _union(p.opening_scope or p.scope for p in self.parts)
 
     @property
     def revises(self) -> bool:  # noqa: D102
@@ -94,6 +113,14 @@ class Composition(Policy):
         return any(p.queries_opening for p in self.parts)
 
     @property
+    def keeps_cut_cache(self) -> bool:  # noqa: D102
+        return any(p.keeps_cut_cache for p in self.parts)
+
+    @property
+    def widest_block(self) -> int | None:  # noqa: D102
+        return min((p.widest_block for p in self.parts if p.widest_block is not None), default=None)
+
+    @property
     def roles(self) -> tuple[str, ...]:  # noqa: D102
         return tuple(dict.fromkeys(r for part in self.parts for r in part.roles))
 
@@ -102,7 +129,8 @@ class Composition(Policy):
 
     def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor | None:  # noqa: D102
         for i in self.playing("block_length"):
-            return self.parts[i].block_length(view, prediction, memory[i])
+            length = self.parts[i].block_length(view, prediction, memory[i])
+            return length if length is None else length.clamp(min=1, max=self.widest_block)
         return None
 
     def query(self, view: View, memory: Memory) -> Query | None:  # noqa: D102
@@ -121,7 +149,37 @@ class Composition(Policy):
     def finish(  # noqa: D102
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
     ) -> tuple[Decision, Memory]:
+        if decision.turn is not None and self.playing("finish"):
+            return self._finish_turns(view, prediction, decision, memory)
         return self._in_turn("finish", memory, decision, lambda part, d, m: part.finish(view, prediction, d, m))
+
+    def _finish_turns(
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        """Show the parts one turn after the other, as if each had been a forward; a row that ends keeps no later turn.
+
+        So what a rule does under a part that stops or cuts rows does not depend on how many forwards it took.
+        """
+        assert decision.turn is not None
+        write, values = torch.zeros_like(decision.write), decision.values
+        stop, length = torch.zeros_like(view.start, dtype=torch.bool), view.length
+        for turn in range(prediction.branches):
+            now = decision.write & (decision.turn == turn) & ~(stop | (length < view.length))[:, None]
+            rows = now.any(-1).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            part = replace(decision, write=now, stop=None, length=None, turn=None)
+            said = prediction.pick(turn)
+            done, after = self._in_turn("finish", memory, part, lambda p, d, m, v=view, s=said: p.finish(v, s, d, m))
+            memory = merge_rows(memory, rows, map_rows(after, lambda x, rows=rows: x.index_select(0, rows)))
+            taken = done.write & now.any(-1, keepdim=True)
+            write, values = write | taken, torch.where(taken, done.values, values)
+            if done.stop is not None:
+                stop = stop | (done.stop & now.any(-1))
+            if done.length is not None:
+                length = torch.where(now.any(-1), torch.minimum(length, done.length), length)
+            view = view.after(taken, values)
+        return replace(decision, write=write, values=values, stop=stop, length=length), memory
 
     def _in_turn(
         self, role: str, memory: Memory, value: Any, call: Callable[[Policy, Any, Memory], tuple[Any, Memory]]

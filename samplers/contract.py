@@ -19,7 +19,7 @@ from torch import Tensor
 
 #: An explicit state value: ``None``, a tensor, or a dataclass/tuple/list/dict of tensors whose first axis is the row.
 Memory = Any
-Scope = Literal["open", "block", "rest"]
+Scope = Literal["open", "block", "rest", "block+rest", "all"]
 ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
 
 
@@ -119,6 +119,12 @@ class View:
             out[row, :n] = torch.rand(n, generator=generator)
         return out.to(self.tokens.device)
 
+    def after(self, write: Tensor, values: Tensor) -> View:
+        """The view one forward later, with ``values`` written at ``write`` (both ``[B, G]``); the block is the same."""
+        tokens = torch.where(write, values, self.tokens)
+        masked = (tokens == self.mask_id) & self.valid
+        return replace(self, tokens=tokens, masked=masked, step=self.step + 1, block_step=self.block_step + 1)
+
     def imagine(self, canvases: Tensor) -> View:
         """The view of hypothetical canvases: long ``[B, K, G]`` in, a view of ``B*K`` rows out (row-major)."""
         branches = canvases.shape[1]
@@ -175,7 +181,9 @@ class Prediction:
         margin: fp32 ``[B, G]``, top-1 minus top-2 probability, or ``None``.
         logit_margin: fp32 ``[B, G]``, top-1 minus top-2 logit, or ``None``.
         logits: fp32 ``[M, V]`` of the scored cells, or ``None`` unless a part needs them.
-        cells: long ``[M]``, where each row of ``logits`` lies in the flattened ``[B * G]``.
+        probs: fp32 ``[M, V]``, the distribution each proposal was drawn from (temperature, top-p and top-k applied,
+            mask excluded), or ``None``.
+        cells: long ``[M]``, where each row of ``logits`` and ``probs`` lies in the flattened ``[B * G]``.
         branches: number K of canvases per row behind the leading axis (1 = plain).
         shadow: the prediction of the query's shadow cells, or ``None``.
     """
@@ -188,6 +196,7 @@ class Prediction:
     margin: Tensor | None = None
     logit_margin: Tensor | None = None
     logits: Tensor | None = None
+    probs: Tensor | None = None
     cells: Tensor | None = None
     branches: int = 1
     shadow: Prediction | None = None
@@ -199,14 +208,17 @@ class Prediction:
         out.view(-1)[self.cells] = values
         return out
 
-    def pick(self, branch: Tensor) -> Prediction:
-        """Choose one branch per row: long ``[B]`` -> the prediction of ``[B, G]`` (logits are dropped)."""
-        rows = torch.arange(branch.shape[0], device=branch.device) * self.branches + branch
+    def pick(self, branch: Tensor | int) -> Prediction:
+        """Choose one branch per row: int or long ``[B]`` -> the prediction of ``[B, G]``."""
+        if self.branches == 1:
+            return self
+        count, width = self.token.shape[0] // self.branches, self.token.shape[1]
+        rows = torch.arange(count, device=self.token.device) * self.branches + branch
 
         def take(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[rows]
 
-        return Prediction(
+        picked = Prediction(
             self.token[rows],
             self.confidence[rows],
             self.predicted[rows],
@@ -214,6 +226,17 @@ class Prediction:
             take(self.entropy),
             take(self.margin),
             take(self.logit_margin),
+        )
+        if self.cells is None:
+            return picked
+        place = torch.full_like(self.token[:, 0], -1).index_copy(0, rows, torch.arange(count, device=rows.device))
+        row = place[self.cells // width]
+        kept = row >= 0
+        return replace(
+            picked,
+            logits=None if self.logits is None else self.logits[kept],
+            probs=None if self.probs is None else self.probs[kept],
+            cells=(row * width + self.cells % width)[kept],
         )
 
 
@@ -230,6 +253,10 @@ class Decision:
         confidence: fp32 ``[B, G]`` or ``None``: what the trace records; default the prediction's.
         hold: bool ``[B]`` or ``None``: keep the block open for one more forward although it may be full
             (only to reproduce references that spend such forwards).
+        turn: long ``[B, G]`` or ``None``: when a forward of several branches stands for several forwards one after
+            the other, the branch each written cell was decided on; ``finish`` sees the turns one by one.
+        accepted: bool ``[B, G]`` or ``None``: the written cells that the rule itself chose, as opposed to the best
+            one added so that decoding moves; ``None`` = all of ``write``.
     """
 
     write: Tensor
@@ -239,6 +266,8 @@ class Decision:
     order: Tensor | None = None
     confidence: Tensor | None = None
     hold: Tensor | None = None
+    turn: Tensor | None = None
+    accepted: Tensor | None = None
 
 
 class Policy:
@@ -251,12 +280,15 @@ class Policy:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Extra per-cell quantities to compute: ``entropy``, ``margin``, ``logit_margin``, ``logits``."""
+        """Extra per-cell quantities to compute: ``entropy``, ``margin``, ``logit_margin``, ``logits``, ``probs``."""
         return frozenset()
 
     @property
     def scope(self) -> Scope:
-        """Cells to predict at each forward: ``open`` masks, the whole ``block``, or all masks of the ``rest``."""
+        """Cells to predict at each forward.
+
+        ``open`` masks, the whole ``block``, all masks of the ``rest``, both, or ``all`` cells of the row.
+        """
         return "open"
 
     @property
@@ -283,6 +315,16 @@ class Policy:
     def queries_opening(self) -> bool:
         """Its query may replace a block's opening forward (sound only without a cache)."""
         return False
+
+    @property
+    def keeps_cut_cache(self) -> bool:
+        """Cached keys behind a cut stay visible until the next opening forward (only to reproduce references)."""
+        return False
+
+    @property
+    def widest_block(self) -> int | None:
+        """The most cells a block may have under this part; ``None`` = any. Adaptive block lengths are capped there."""
+        return None
 
     def bind(self, setting: Setting) -> Policy:
         """Resolve what depends on the model, cache or tokenizer; raise :class:`PolicyError` if it cannot work."""

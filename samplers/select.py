@@ -45,8 +45,9 @@ def commit(chosen: Tensor, prediction: Prediction, score: Tensor | None = None) 
     ``score`` (``[B, G]``, default the confidence) says which open cell is the best and in which order cells count.
     """
     score = prediction.confidence if score is None else score
-    write = (chosen & prediction.open) | best(score, prediction.open)
-    return Decision(write, prediction.token, order=-score)
+    accepted = chosen & prediction.open
+    write = accepted | best(score, prediction.open)
+    return Decision(write, prediction.token, order=-score, accepted=accepted)
 
 
 def prefix_sum_by_rank(values: Tensor, places: Tensor) -> Tensor:
