@@ -128,7 +128,11 @@ class Forwarder:
             # after the opening. Fixed for the block, or what a forward sees would depend on when that cell was
             # committed, and a draft of it would not be predicted as the canvas that it becomes.
             # A part that reads the whole block reads that cell's score even when it is committed.
-            owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0] | ("block" in self.policy.scope)
+            owed = (
+                group.owed
+                | view.masked.gather(1, group.start[:, None])[:, 0]
+                | (self.policy.scope not in ("open", "rest"))
+            )
             start = start - (owed & (start > 0)).long()
         opening, reach = group.block_step == 0, self.config.refresh_window
         stale = torch.minimum(group.offset + group.opened, start - reach)
@@ -217,7 +221,9 @@ class Forwarder:
         inside = view.valid[owner]
         row = torch.arange(len(owner), device=owner.device)[:, None].expand_as(cell)
         slots[row[inside], cell[inside]] = canvases[owner, name][inside]
-        scored = wanted[owner] & (imagined.masked[flat] | ~view.masked[owner])
+        scored = wanted[owner]
+        if self.policy.scope in ("open", "rest"):  # the others also read committed cells
+            scored = scored & imagined.masked[flat]
         plain = self._plain(slots, first[owner], last[owner], None, group.offset[owner])
         columns = (cell - self.model.shift).clamp(min=0) - plain.positions[:, :1]
         if tree:
@@ -298,7 +304,8 @@ class Forwarder:
         group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
         if not pieces:
             empty = hidden.new_zeros(0, dtype=torch.float32)
-            return Scores(empty.long(), empty, empty, empty, empty, hidden.new_zeros(0, self.model.vocab_size))
+            wide = hidden.new_zeros(0, self.model.vocab_size, dtype=torch.float32)
+            return Scores(empty.long(), empty, empty, empty, empty, wide, wide)
         return Scores.cat(pieces)
 
     def _timed(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -330,5 +337,6 @@ class Forwarder:
             margin=spread(scores.margin),
             logit_margin=spread(scores.logit_margin),
             logits=None if scores.logits is None else scores.logits[part],
-            cells=None if scores.logits is None else where.flatten().nonzero()[:, 0],
+            probs=None if scores.probs is None else scores.probs[part],
+            cells=None if scores.logits is scores.probs is None else where.flatten().nonzero()[:, 0],
         )

@@ -41,7 +41,7 @@ class ScoreRule:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per scored cell, ``[M]`` each: token long, the rest fp32; ``logits`` fp32 ``[M, V]``; ``None`` = not needed."""
+    """Per scored cell, ``[M]``: token long, the rest fp32; ``logits``, ``probs`` ``[M, V]``; ``None`` = not needed."""
 
     token: Tensor
     confidence: Tensor
@@ -49,6 +49,7 @@ class Scores:
     margin: Tensor | None = None
     logit_margin: Tensor | None = None
     logits: Tensor | None = None
+    probs: Tensor | None = None
 
     @classmethod
     def cat(cls, pieces: Sequence[Scores]) -> Scores:
@@ -60,7 +61,9 @@ class Scores:
 
         token, confidence = join("token"), join("confidence")
         assert token is not None and confidence is not None
-        return cls(token, confidence, join("entropy"), join("margin"), join("logit_margin"), join("logits"))
+        return cls(
+            token, confidence, join("entropy"), join("margin"), join("logit_margin"), join("logits"), join("probs")
+        )
 
 
 def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = None) -> Scores:
@@ -95,6 +98,7 @@ def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = N
         margin=None if top2 is None else ((top2[:, 0] - lse).exp() - (top2[:, 1] - lse).exp()).float(),
         logit_margin=None if raw2 is None else (raw2[:, 0] - raw2[:, 1]).float(),
         logits=None if kept is None else kept.float(),
+        probs=_drawn_from(drawn, rule, scale) if "probs" in rule.needs else None,
     )
 
 
@@ -111,6 +115,15 @@ def _propose(logits: Tensor, rule: ScoreRule, scale: float, generator: torch.Gen
         token = logits.argmax(-1)
     logits[:, rule.mask_id] = mask
     return token
+
+
+def _drawn_from(logits: Tensor, rule: ScoreRule, scale: float) -> Tensor:
+    """Fp32 ``[M, V]``: the distribution that :func:`_propose` draws from, one-hot when greedy."""
+    mask = torch.tensor([rule.mask_id], device=logits.device)
+    logits = logits.index_fill(1, mask, -torch.inf)
+    if rule.temperature > 0:
+        return (logits / scale).softmax(-1).float()
+    return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
 
 
 def _entropy(logits: Tensor, lse: Tensor) -> Tensor:

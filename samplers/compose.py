@@ -149,7 +149,7 @@ class Composition(Policy):
     def finish(  # noqa: D102
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
     ) -> tuple[Decision, Memory]:
-        if decision.turn is not None and self.playing("finish"):
+        if decision.turn is not None and prediction.branches > 1 and self.playing("finish"):
             return self._finish_turns(view, prediction, decision, memory)
         return self._in_turn("finish", memory, decision, lambda part, d, m: part.finish(view, prediction, d, m))
 
@@ -163,6 +163,7 @@ class Composition(Policy):
         assert decision.turn is not None
         write, values = torch.zeros_like(decision.write), decision.values
         stop, length = torch.zeros_like(view.start, dtype=torch.bool), view.length
+        hold = stop
         for turn in range(prediction.branches):
             now = decision.write & (decision.turn == turn) & ~(stop | (length < view.length))[:, None]
             rows = now.any(-1).nonzero()[:, 0]
@@ -176,10 +177,12 @@ class Composition(Policy):
             write, values = write | taken, torch.where(taken, done.values, values)
             if done.stop is not None:
                 stop = stop | (done.stop & now.any(-1))
+            if done.hold is not None:
+                hold = hold | (done.hold & now.any(-1))
             if done.length is not None:
                 length = torch.where(now.any(-1), torch.minimum(length, done.length), length)
             view = view.after(taken, values)
-        return replace(decision, write=write, values=values, stop=stop, length=length), memory
+        return replace(decision, write=write, values=values, stop=stop, length=length, hold=hold), memory
 
     def _in_turn(
         self, role: str, memory: Memory, value: Any, call: Callable[[Policy, Any, Memory], tuple[Any, Memory]]

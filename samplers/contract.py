@@ -120,7 +120,7 @@ class View:
         return out.to(self.tokens.device)
 
     def after(self, write: Tensor, values: Tensor) -> View:
-        """The view one forward later, with ``values`` written at ``write`` (both ``[B, G]``); the block is the same."""
+        """The view one forward later, ``values`` written at ``write`` (both ``[B, G]``); the block is the same."""
         tokens = torch.where(write, values, self.tokens)
         masked = (tokens == self.mask_id) & self.valid
         return replace(self, tokens=tokens, masked=masked, step=self.step + 1, block_step=self.block_step + 1)

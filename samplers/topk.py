@@ -11,7 +11,7 @@ from torch import Tensor
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
 from samplers.select import rank
 
-Score = Literal["confidence", "margin", "entropy", "random"]
+Score = Literal["confidence", "margin", "entropy", "random", "position"]
 Schedule = Literal["even", "time"]
 
 
@@ -25,7 +25,8 @@ class TopK(Policy):
             first steps (LLaDA ``get_num_transfer_tokens``); with ``"time"`` step i of a block with n masks left
             commits ``int(n (1 - t[i+1]/t[i]))``, ``t = linspace(1, eps, steps + 1)``, and the last step the rest
             (Dream ``diffusion_generate``).
-        score: what ranks the cells: confidence, top-1 minus top-2 probability, negative entropy, or random.
+        score: what ranks the cells: confidence, top-1 minus top-2 probability, negative entropy, random, or position
+            (left to right).
         schedule: see ``steps``.
         eps: the time schedule's last time.
         origin: Dream's ``alg="origin"``: with the time schedule, each mask is committed independently with
@@ -46,8 +47,8 @@ class TopK(Policy):
             raise PolicyError(f"k is {self.k}; give a whole number from 1 up.")
         if self.steps is not None and self.steps < 1:
             raise PolicyError(f"steps is {self.steps}; give a whole number from 1 up.")
-        if self.score not in ("confidence", "margin", "entropy", "random"):
-            raise PolicyError(f"score is {self.score!r}; choose confidence, margin, entropy or random.")
+        if self.score not in ("confidence", "margin", "entropy", "random", "position"):
+            raise PolicyError(f"score is {self.score!r}; choose confidence, margin, entropy, random or position.")
         if self.schedule not in ("even", "time"):
             raise PolicyError(f"schedule is {self.schedule!r}; choose even or time.")
         if (self.schedule == "time" or self.spend or self.origin) and self.steps is None:
@@ -85,6 +86,8 @@ class TopK(Policy):
         """Fp32 ``[B, G]``: the chosen score, larger is surer."""
         if self.score == "random":
             return view.uniform()
+        if self.score == "position":
+            return -view.index.float().expand(view.tokens.shape)
         if self.score == "margin":
             assert prediction.margin is not None
             return prediction.margin
