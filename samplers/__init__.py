@@ -21,6 +21,7 @@ from samplers.entropy_bound import EntropyBound
 from samplers.eos import DeferEos, EosStop
 from samplers.factor import Factor
 from samplers.frechet import Frechet
+from samplers.reference import BlindFirst, ExtraForward, ThresholdQuota
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
 from samplers.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.threshold import Threshold
@@ -28,11 +29,13 @@ from samplers.topk import TopK
 
 __all__ = [
     "REGISTRY",
+    "BlindFirst",
     "Composition",
     "Decision",
     "DeferEos",
     "EntropyBound",
     "EosStop",
+    "ExtraForward",
     "Factor",
     "Frechet",
     "Policy",
@@ -41,6 +44,7 @@ __all__ = [
     "Query",
     "Setting",
     "Threshold",
+    "ThresholdQuota",
     "TopK",
     "View",
     "best",

@@ -43,6 +43,9 @@ REGISTRY: dict[str, Entry] = {
     "entropybound": Entry("entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),
     "eosstop": Entry("eos:EosStop", "early stop at the end of the text"),
     "defereos": Entry("eos:DeferEos", "LLaDA arXiv 2502.09992"),
+    "extraforward": Entry("reference:ExtraForward", "reproduction only: Fast-dLLM's first cached loops"),
+    "blindfirst": Entry("reference:BlindFirst", "reproduction only: Fast-dLLM's Dream loop"),
+    "thresholdquota": Entry("reference:ThresholdQuota", "reproduction only: Fast-dLLM's uncached Dream loop"),
 }
 
 
