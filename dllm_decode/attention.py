@@ -125,7 +125,7 @@ class AttentionCase:
             cached = (held < lengths)[:, None, :] & ~replaced[:, :, : self.slots]
             mask = torch.cat([cached, fresh & (branch >= 0)[:, None, :]], dim=2)
         if self.real is not None:
-            mask[:, :, 0] |= ~self.real  # padding sees something, so that its junk stays finite
+            mask[:, :, 0] |= ~self.real  # padding sees something: NaN would leak through 0 * NaN
         return mask[:, None]
 
     @cached_property

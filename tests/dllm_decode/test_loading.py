@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import AutoConfig, AutoModel
 
@@ -54,6 +54,10 @@ def add_llada_tokenizer(folder: Path, chat: bool, **config: Any) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(LLADA_SPECIALS + (LLADA_CHAT if chat else []))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{LLADA_SPECIALS[0]} $A",
+        special_tokens=[(LLADA_SPECIALS[0], tokenizer.token_to_id(LLADA_SPECIALS[0]))],
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     fields = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": LLADA_SPECIALS[0]}
     write_json(folder / "tokenizer_config.json", {**fields, "eos_token": LLADA_SPECIALS[1], **config})
@@ -170,8 +174,8 @@ def test_hub_id_is_fetched_then_read_locally(checkpoint: Path, monkeypatch: pyte
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(
         LoadError,
-        match=r"^a/b is not a local folder and could not be fetched from the hub \(ConnectionError: Name or service not "
-        r"known\); check the name and the connection, or give a local folder.$",
+        match=r"^a/b is not a local folder and could not be fetched from the hub \(ConnectionError: Name or service "
+        r"not known\); check the name and the connection, or give a local folder.$",
     ):
         load_model("a/b")
 

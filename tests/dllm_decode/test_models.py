@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dllm_decode.errors import CacheError, DllmError
-from dllm_decode.models import Dream, DreamConfig, ForwardInput, LLaDA, LLaDAConfig, NativeModel
+from dllm_decode.models import Dream, DreamConfig, ForwardInput, LLaDA, LLaDAConfig, NativeModel, layers
 from tests.golden_data import golden_model, golden_path
 
 BASELINE = ("baseline/tiny-llada", "baseline/tiny-dream")
@@ -229,17 +229,24 @@ def test_padding_tokens_change_nothing() -> None:
     assert first.isfinite().all() and second.isfinite().all()
 
 
-def test_rope_precision_is_per_family() -> None:
-    """In bf16 LLaDA rotates in fp32 and Dream in bf16, so far positions keep LLaDA closer to its fp32 self."""
-    from dllm_decode.models.layers import rotary_tables, rotate
+@pytest.mark.parametrize(("family", "expected"), [("llada", torch.float32), ("dream", torch.bfloat16)])
+def test_rope_precision_is_per_family(family: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, used = tiny(family), set()
+    model.module.bfloat16()
+    original = layers.rotate
+    monkeypatch.setattr(layers, "rotate", lambda x, cos, sin: used.add(cos.dtype) or original(x, cos, sin))
+    assert logits(model, plain(torch.arange(5)[None])).dtype == torch.bfloat16
+    assert used == {expected}
 
+
+def test_rotating_in_fp32_is_more_exact_for_bf16_keys() -> None:
     x = torch.randn(1, 1, 64, 16, generator=torch.Generator().manual_seed(7)).bfloat16()
-    cos, sin = rotary_tables(torch.arange(2000, 2064)[None], 16, 10000.0)
+    rotate = layers.rotate
+    cos, sin = layers.rotary_tables(torch.arange(2000, 2064)[None], 16, 10000.0)
     exact = rotate(x.double(), cos.double(), sin.double())
     full = (rotate(x, cos, sin).double() - exact).abs().max()
     model_dtype = (rotate(x, cos.bfloat16(), sin.bfloat16()).double() - exact).abs().max()
     assert full < model_dtype
-    assert LLaDAConfig().rope_full_precision and not DreamConfig().rope_full_precision
 
 
 @pytest.mark.parametrize("family", ["llada", "dream"])

@@ -21,10 +21,11 @@ def test_callable_model_never_sees_padding() -> None:
     assert model.vocab_size == 6 and seen == [(1, 1)]
     lengths = torch.tensor([3, 4, 3])
     tokens = torch.tensor([[0, 1, 2, 5], [3, 2, 1, 0], [4, 4, 0, 5]])
-    cells = torch.tensor([2, 7, 8, 4])
+    cells = torch.tensor([2, 7, 8, 4, 3])  # the last one is padding
     out = model.head(model.hidden(ForwardInput(tokens, torch.arange(4).expand(3, -1), lengths, lengths), cells))
     assert sorted(seen[1:]) == [(1, 4), (2, 3)]
-    assert out.argmax(-1).tolist() == tokens.flatten()[cells].tolist()
+    assert out.argmax(-1)[:4].tolist() == tokens.flatten()[cells[:4]].tolist()
+    assert out[4].eq(0).all()
     with pytest.raises(DllmError, match="has no KV cache; use cache='none'"):
         model.new_cache(1, 4)
 
