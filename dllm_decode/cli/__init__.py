@@ -1,0 +1,102 @@
+"""The command line. Importing it imports neither torch nor transformers: ``--help`` is instant."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dllm_decode import __version__
+from dllm_decode.cli.demo import demo
+from dllm_decode.cli.evaluate import evaluate
+from dllm_decode.cli.generate import generate
+from dllm_decode.cli.policies import policies
+from dllm_decode.cli.replay import replay
+from dllm_decode.errors import DllmError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="dllm-decode",
+    help="Parallel decoding of masked-diffusion language models: one loop, every policy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dllm-decode {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (generate, evaluate, policies, replay, demo):
+    app.command()(command)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: default ``sys.argv[1:]``.
+
+    Returns:
+        The exit code: 0 done, 1 failure, 2 bad usage or input, 130 interrupted.
+    """
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=args, prog_name="dllm-decode", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if os.environ.get("DLLM_DEBUG"):
+            traceback.print_exc()
+        code, sentence = _explain(error)
+        if sentence:
+            Console(stderr=True).print(f"dllm-decode: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    return code if isinstance(code, int) else DONE
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and sentence of an error."""
+    if hasattr(error, "exit_code") and hasattr(
+        error, "format_message"
+    ):  # typer's usage errors, whichever click it has
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "dllm-decode"
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is already on the screen
+            return BAD_INPUT, ""
+        sentence = " ".join(error.format_message().split()).rstrip(".")
+        return BAD_INPUT, f"{sentence[:1].lower()}{sentence[1:]}; see {where} --help."
+    contract = sys.modules.get("samplers.contract")  # never imported here: it brings torch
+    if isinstance(error, DllmError) or (contract is not None and isinstance(error, contract.PolicyError)):
+        return BAD_INPUT, for_shell(str(error))
+    said = " ".join(str(error).split()) or "no message"
+    return FAILED, f"failed with {type(error).__name__}: {said} (set DLLM_DEBUG=1 for the traceback)"
+
+
+def for_shell(sentence: str) -> str:
+    """An error sentence of the library with Python spellings as options of this program."""
+    sentence = sentence.replace("infill=True", "--infill").replace("chat=False", "--raw")
+    sentence = re.sub(r"\bcache='none'", "--cache none", sentence)
+    names = "max_new_tokens|block_length|top_p|top_k|batch_size"
+    sentence = re.sub(rf"(?<![\w-])({names})(?!\w)", lambda m: "--" + m[1].replace("_", "-"), sentence)
+    return re.sub(r"^(temperature|guidance|seed|samples) is", r"--\1 is", sentence)

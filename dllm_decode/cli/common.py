@@ -1,0 +1,132 @@
+"""What the commands share: options, consoles, checks, and files that are written only when there is something."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dllm_decode.errors import DllmError
+
+if TYPE_CHECKING:
+    from dllm_decode.models.base import DenoisingModel
+    from samplers import Policy
+
+DECODING, SAMPLING, OUTPUT = "Decoding", "Sampling", "Output"
+
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="Checkpoint folder, hub id, or 'tiny', the bundled model.", metavar="NAME")
+]
+PolicyText = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        "-p",
+        help="What decides, such as 'threshold:threshold=0.8' or 'topk:k=2'; parts join with '+'. See 'policies'.",
+        metavar="POLICY",
+        rich_help_panel=DECODING,
+    ),
+]
+CacheName = Annotated[
+    str,
+    typer.Option("--cache", help="KV cache: none, prefix or dual.", metavar="KIND", rich_help_panel=DECODING),
+]
+BlockLength = Annotated[
+    int, typer.Option("--block-length", help="Cells per block; the last may be shorter.", rich_help_panel=DECODING)
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="0 is greedy; above, tokens are drawn.", rich_help_panel=SAMPLING)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=SAMPLING)]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Such as cpu or cuda:1; default the GPU, if there is one.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; default as stored, float32 on a CPU.")
+]
+
+
+def stdout() -> Console:
+    """The console of answers and tables."""
+    return Console()
+
+
+def stderr() -> Console:
+    """The console of progress and notes."""
+    return Console(stderr=True)
+
+
+def check_policy(text: str) -> Policy:
+    """Parse a policy before anything slow happens."""
+    from samplers import parse_policy
+
+    return parse_policy(text)
+
+
+def check_cache(name: str) -> None:
+    """Refuse an unknown cache before the model is loaded."""
+    from dllm_decode.forward import CACHES
+    from samplers.registry import suggest
+
+    if name not in CACHES:
+        raise DllmError(f"unknown cache {name!r}{suggest(name, CACHES)}; use one of {', '.join(CACHES)}.")
+
+
+def load(name: str, device: str | None = None, dtype: str | None = None) -> DenoisingModel:
+    """Load a model, saying so on an interactive stderr."""
+    if not name.strip():
+        raise DllmError("the model's name is empty; give a checkpoint folder, a hub id, or 'tiny'.")
+    console = stderr()
+    busy: AbstractContextManager[Any] = console.status(f"loading {name}") if console.is_terminal else nullcontext()
+    with busy:
+        from dllm_decode import models
+
+        return models.load_model(name, dtype=dtype, device=device)
+
+
+class OutputFile:
+    """A file that is checked before the work and written after it, so that a failed run leaves the old one alone."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Check that the file can be written.
+
+        Raises:
+            DllmError: it cannot.
+        """
+        self.path = path
+        existed = path.exists()
+        try:
+            with path.open("a", encoding="utf-8"):
+                pass
+        except OSError as error:
+            raise DllmError(
+                f"cannot write {what} to {str(path)!r} ({error.strerror}); give a file in a folder you may write to."
+            ) from error
+        if not existed:
+            path.unlink()
+        self._begun = False
+
+    def append(self, text: str) -> None:
+        """Write more; the first call replaces what the file held."""
+        with self.path.open("a" if self._begun else "w", encoding="utf-8") as file:
+            file.write(text)
+        self._begun = True
+
+
+def read_text(path: str, what: str) -> str:
+    """The text of a file, or of standard input for ``-``.
+
+    Raises:
+        DllmError: missing, unreadable or not UTF-8.
+    """
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DllmError(f"cannot read {what} {path!r} ({error.strerror}); give an existing text file.") from error
+    except UnicodeDecodeError as error:
+        name = "standard input" if path == "-" else repr(path)
+        raise DllmError(f"{name} is not UTF-8 text (byte {error.start}); convert it first.") from error

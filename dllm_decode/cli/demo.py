@@ -1,0 +1,74 @@
+"""``dllm-decode demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dllm_decode.cli.common import (
+    OUTPUT,
+    BlockLength,
+    CacheName,
+    Device,
+    ModelName,
+    OutputFile,
+    PolicyText,
+    Seed,
+    check_cache,
+    check_policy,
+    load,
+    stdout,
+)
+from dllm_decode.live import LiveView
+
+if TYPE_CHECKING:
+    from dllm_decode.demo import Shown
+
+
+def demo(
+    model: ModelName = "tiny",
+    tasks: Annotated[str, typer.Option(help="One prompt of each, separated by commas.", metavar="NAMES")] = (
+        "sort,chain,lines"
+    ),
+    policy: PolicyText = "threshold",
+    against: Annotated[str, typer.Option(help="What the closing table compares with.", metavar="POLICY")] = "topk:k=1",
+    cache: CacheName = "none",
+    block_length: BlockLength = 16,
+    seed: Seed = 0,
+    delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", min=0)] = 0.12,
+    device: Device = None,
+    svg: Annotated[
+        Path | None, typer.Option(help="Also draw the last prompt and the table as a picture.", rich_help_panel=OUTPUT)
+    ] = None,
+) -> None:
+    """Watch the bundled model answer prompts of its tasks, and what parallel decoding saved."""
+    check_policy(policy)
+    check_policy(against)
+    check_cache(cache)
+    from dllm_decode.config import GenerationConfig
+    from dllm_decode.demo import Demo, picture, table
+    from dllm_decode.evaluate import draw_problems
+
+    problems = [drawn[0] for drawn in draw_problems(tasks, 1, seed=seed).values()]
+    config = GenerationConfig(block_length=block_length, seed=seed)
+    picture_file = None if svg is None else OutputFile(svg, "the picture")
+    show = Demo(load(model, device), policy, against, cache, config)
+    out = stdout()
+    shown: list[Shown] = []
+    for problem in problems:
+        view = LiveView(
+            show.glyphs,
+            console=out,
+            title=f"{problem.task}, policy {policy}",
+            prompt=problem.prompt,
+            delay=delay if out.is_terminal else 0.0,
+        )
+        with view:
+            shown.append(show.run(problem, view))
+        out.print()
+    out.print(table(shown))
+    if picture_file is not None and svg is not None:
+        picture_file.append(picture(shown, show.glyphs))
+        out.print(f"picture: {svg}", highlight=False, markup=False)

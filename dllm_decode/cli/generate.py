@@ -1,0 +1,213 @@
+"""``dllm-decode generate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.rule import Rule
+
+from dllm_decode.cli.common import (
+    DECODING,
+    OUTPUT,
+    SAMPLING,
+    BlockLength,
+    CacheName,
+    Device,
+    Dtype,
+    ModelName,
+    OutputFile,
+    PolicyText,
+    Seed,
+    Temperature,
+    check_cache,
+    check_policy,
+    load,
+    stderr,
+    stdout,
+)
+from dllm_decode.cli.prompts import Prompt, read_prompts, shown
+from dllm_decode.errors import DllmError
+from dllm_decode.glyphs import Glyphs, annotate
+from dllm_decode.live import LiveView
+
+if TYPE_CHECKING:
+    from dllm_decode.result import GenerationResult
+    from dllm_decode.sampler import DiffusionSampler
+
+
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; without it -f or standard input is read.", show_default=False)
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file", "-f", help="Prompts, one per line (.jsonl: JSON strings or chat messages); - is stdin."
+        ),
+    ] = None,
+    model: ModelName = "tiny",
+    policy: PolicyText = "threshold",
+    cache: CacheName = "none",
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Cells to generate. [default: 128; 0 with --infill]", rich_help_panel=DECODING),
+    ] = None,
+    block_length: BlockLength = 32,
+    infill: Annotated[
+        bool,
+        typer.Option(
+            "--infill", help="Decode the masks inside the prompts too (implies --raw).", rich_help_panel=DECODING
+        ),
+    ] = False,
+    early_stop: Annotated[
+        bool,
+        typer.Option("--early-stop/--no-early-stop", help="Stop once the text has ended.", rich_help_panel=DECODING),
+    ] = True,
+    batch_size: Annotated[
+        int, typer.Option(help="Prompts decoded together; answers do not depend on it.", rich_help_panel=DECODING)
+    ] = 1,
+    temperature: Temperature = 0.0,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the draw.", rich_help_panel=SAMPLING)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Tokens in the draw.", rich_help_panel=SAMPLING)] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance scale; 0 is off.", rich_help_panel=SAMPLING)
+    ] = 0.0,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--raw", help="Use the model's chat template, or the text as it is. [default: if it has one]"
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per prompt and line.", rich_help_panel=OUTPUT)
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Save how the canvases filled in, for 'replay'.", rich_help_panel=OUTPUT)
+    ] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live", help="Watch the canvas fill in. [default: on a terminal]", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    delay: Annotated[
+        float, typer.Option(help="Seconds to rest after each forward of the live view.", rich_help_panel=OUTPUT, min=0)
+    ] = 0.0,
+) -> None:
+    """Decode prompts, and watch the canvas fill in."""
+    prompts = read_prompts(prompt, file)
+    if batch_size < 1:
+        raise DllmError(f"--batch-size is {batch_size}; give a whole number from 1 up.")
+    if as_json and live:
+        raise DllmError("--json and --live were both given; give one of them.")
+    out = stdout()
+    watch = out.is_terminal and not as_json if live is None else live
+    if watch and batch_size > 1:
+        raise DllmError(f"the live view follows one prompt, but --batch-size is {batch_size}; add --no-live.")
+    from dllm_decode.config import GenerationConfig
+
+    config = GenerationConfig(
+        max_new_tokens=(0 if infill else 128) if max_new_tokens is None else max_new_tokens,
+        block_length=block_length,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        guidance=guidance,
+        early_stop=early_stop,
+        infill=infill,
+    )
+    traces = None if trace is None else OutputFile(trace, "the trace")
+    check_policy(policy)
+    check_cache(cache)
+    from dllm_decode.sampler import DiffusionSampler
+
+    sampler = DiffusionSampler(load(model, device, dtype), policy, cache, config)
+    chat = False if infill and chat is None else chat
+    sampler.check(prompts, chat=chat)
+
+    batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+    note = stderr()
+    busy = note.is_terminal and not watch and len(batches) > 1
+    for number, batch in enumerate(track(batches, "decoding", console=note, disable=not busy)):
+        result = _decode(sampler, batch, chat, watch, out, delay)
+        if traces is not None:
+            for one in result.trace:
+                annotate(one, sampler.model)
+            traces.append("".join(line + "\n" for one in result.trace for line in one.to_lines()))
+        for row, given in enumerate(batch):
+            if as_json:
+                out.file.write(json.dumps(record(sampler, given, result, row), ensure_ascii=False) + "\n")
+                out.file.flush()
+            else:
+                many = len(prompts) > 1 and out.is_terminal
+                _print(out, _text(sampler, result, row), f"{number * batch_size + row + 1}" if many else "")
+                if note.is_terminal and not watch:
+                    _print_cost(note, result, row)
+
+
+def _decode(
+    sampler: DiffusionSampler, batch: list[Prompt], chat: bool | None, watch: bool, out: Console, delay: float
+) -> GenerationResult:
+    if not watch:
+        return sampler.generate(batch, chat=chat)
+    from samplers import spell
+
+    title = f"{spell(sampler.policy)}, cache {sampler.cache}, {sampler.model.name}"
+    glyphs = Glyphs.of_model(sampler.model)
+    with LiveView(glyphs, console=out, title=title, prompt=shown(batch[0]), delay=delay) as view:
+        return sampler.generate(batch, chat=chat, on_step=view)
+
+
+def record(sampler: DiffusionSampler, prompt: Prompt, result: GenerationResult, row: int) -> dict[str, Any]:
+    """The JSON object of one prompt; ``seconds`` is the time of the batch it was decoded in."""
+    return {
+        "prompt": prompt,
+        "text": _text(sampler, result, row),
+        "tokens": result.sequences[row],
+        "nfe": result.nfe[row],
+        "full_forwards": result.full_forwards[row],
+        "rows_forwarded": result.rows_forwarded[row],
+        "tokens_forwarded": result.tokens_forwarded[row],
+        "content_tokens": result.content_tokens[row],
+        "until_eos_tokens": result.until_eos_tokens[row],
+        "canvas_tokens": result.canvas_tokens[row],
+        "tokens_per_forward": result.tokens_per_forward[row],
+        "seconds": result.seconds,
+    }
+
+
+def _text(sampler: DiffusionSampler, result: GenerationResult, row: int) -> str:
+    """The answer; when infilling, the whole text, its given part included."""
+    if result.texts is None:
+        return " ".join(map(str, result.sequences[row][: result.content_tokens[row]]))
+    if not sampler.config.infill or sampler.model.tokenizer is None:
+        return result.texts[row]
+    whole = [*result.trace[row].prompt, *result.sequences[row][: result.content_tokens[row]]]
+    return sampler.model.tokenizer.decode(whole)
+
+
+def _print(out: Console, text: str, title: str) -> None:
+    if title:
+        out.print(Rule(f"prompt {title}", align="left"))
+    if out.is_terminal:
+        text = "".join(c for c in text if c in "\n\t" or c.isprintable() or ord(c) > 0x9F)
+    out.file.write(text + "\n")
+    out.file.flush()
+
+
+def _print_cost(note: Console, result: GenerationResult, row: int) -> None:
+    note.print(
+        f"NFE {result.nfe[row]}, content tokens per forward {result.tokens_per_forward[row]:.2f}, "
+        f"{result.seconds:.2f} s",
+        style="dim",
+        highlight=False,
+    )
