@@ -26,5 +26,6 @@ class EntropyBound(Policy):
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         assert prediction.entropy is not None
         places = rank(-prediction.entropy, prediction.open)
-        before = prefix_sum_by_rank(prediction.entropy, places) - prediction.entropy
+        entropy = prediction.entropy.double()  # a small first entropy must survive the sum with a large last one
+        before = prefix_sum_by_rank(entropy, places) - entropy
         return commit(before <= self.gamma, prediction, score=-prediction.entropy), memory
