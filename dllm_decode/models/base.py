@@ -31,7 +31,8 @@ class ForwardInput:
             which its own branch brings a token, and its own branch.
         cache: fresh keys and values are written to slot `positions[r, j]` of cache row `rows[r]`, then queries see
             slots `[0, lengths[r])`. Tokens of branches >= 0 are not written.
-        rows: long `[R]`, cache row of each row, all different; None = 0..R-1.
+        rows: long `[R]`, cache row of each row; None = 0..R-1. Rows that write must differ; rows that hold only branch
+            tokens may share one.
     """
 
     tokens: Tensor

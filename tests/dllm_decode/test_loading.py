@@ -1,4 +1,4 @@
-"""load_model: round trips, tokenizers, and one sentence for every way it can fail."""
+"""load_model: round trips, and one sentence for every way it can fail."""
 
 from __future__ import annotations
 
@@ -10,77 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-from tokenizers import models as tokenizer_models
 from transformers import AutoConfig, AutoModel
 
-from dllm_decode.errors import ConfigError, DllmError, LoadError
-from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, TextCodec, load_model, loading
-
-LLADA_SPECIALS = ["<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"]
-LLADA_CHAT = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-DREAM_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>"]
-MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w")]
-
-
-def module(family: str) -> LLaDA | Dream:
-    torch.manual_seed(0)
-    if family == "llada":
-        sizes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 24, "vocab_size": 280}
-        return LLaDA(LLaDAConfig(**sizes, mask_token_id=258, eos_token_id=257, pad_token_id=257))
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = DreamConfig(**sizes, intermediate_size=24, vocab_size=280, mask_token_id=265, eos_token_id=261)
-    return Dream(config)
-
-
-def byte_level() -> dict[str, int]:
-    vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    return vocab | {a + b: len(vocab) + i for i, (a, b) in enumerate(MERGES)}
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def change_json(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in changes.items():
-        content.pop(name, None) if value is None else content.update({name: value})
-    write_json(path, content)
-
-
-def add_llada_tokenizer(folder: Path, chat: bool, **config: Any) -> None:
-    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=byte_level(), merges=MERGES))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(LLADA_SPECIALS + (LLADA_CHAT if chat else []))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{LLADA_SPECIALS[0]} $A",
-        special_tokens=[(LLADA_SPECIALS[0], tokenizer.token_to_id(LLADA_SPECIALS[0]))],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": LLADA_SPECIALS[0]}
-    write_json(folder / "tokenizer_config.json", {**fields, "eos_token": LLADA_SPECIALS[1], **config})
-
-
-def add_dream_tokenizer(folder: Path, **config: Any) -> None:
-    vocab = byte_level()
-    write_json(folder / "vocab.json", vocab)
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES), encoding="utf-8")
-    added = {
-        str(len(vocab) + i): {"content": token, "special": True, "normalized": False}
-        for i, token in enumerate(DREAM_SPECIALS)
-    }
-    fields = {
-        "added_tokens_decoder": added,
-        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
-        "tokenizer_class": "DreamTokenizer",
-        "bos_token": "<|beginoftext|>",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-        "mask_token": "<|mask|>",
-    }
-    write_json(folder / "tokenizer_config.json", {**fields, **config})
+from dllm_decode.errors import ConfigError, LoadError
+from dllm_decode.models import LLaDA, load_model, loading
+from tests.dllm_decode.checkpoints import change_json, module, write_json
 
 
 @pytest.fixture
@@ -294,95 +228,3 @@ def test_old_rotary_buffers_in_a_checkpoint_are_ignored(checkpoint: Path) -> Non
     state["model.transformer.blocks.0.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(state, checkpoint / "model.safetensors")
     load_model(checkpoint)
-
-
-def codec(folder: Path) -> TextCodec:
-    tokenizer = load_model(folder).tokenizer
-    assert tokenizer is not None
-    return tokenizer
-
-
-TEXTS = ["hello world", "  two  spaces\n\nlines\t", "naïve 東京 🙂", "12+34= 46", ""]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_llada_tokenizer_round_trip(checkpoint: Path, text: str) -> None:
-    add_llada_tokenizer(checkpoint, chat=True)
-    tokenizer = codec(checkpoint)
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert all(i < 261 for i in ids), "no special token may be added"
-    assert tokenizer.encode_prompt(text, chat=False) == ids
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_dream_tokenizer_round_trip(tmp_path: Path, text: str) -> None:
-    module("dream").save_pretrained(tmp_path)
-    add_dream_tokenizer(tmp_path)
-    tokenizer = codec(tmp_path)
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.encode("<|im_start|>hello w<|mask|>") == [262, 259, 260, 265]
-    assert tokenizer.decode([262, 259, 265]) == "hello"
-    assert tokenizer.decode([262, 259, 265], skip_special_tokens=False) == "<|im_start|>hello<|mask|>"
-
-
-def test_llada_chat_template(checkpoint: Path) -> None:
-    add_llada_tokenizer(checkpoint, chat=True)
-    tokenizer = codec(checkpoint)
-    messages = [{"role": "user", "content": " hello "}, {"role": "assistant", "content": "w"}]
-    expected = (
-        "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\nw<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n"
-    )
-    assert tokenizer.render(messages) == expected
-    assert tokenizer.encode_prompt(messages) == tokenizer.encode(expected)
-    assert tokenizer.encode(expected)[:2] == [261, 264]
-    assert tokenizer.encode_prompt("hello") == tokenizer.encode_prompt([{"role": "user", "content": "hello"}])
-
-
-def test_dream_chat_template(tmp_path: Path) -> None:
-    module("dream").save_pretrained(tmp_path)
-    add_dream_tokenizer(tmp_path)
-    tokenizer = codec(tmp_path)
-    assert tokenizer.render([{"role": "user", "content": "hello"}]) == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-    own_system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
-    assert tokenizer.render(own_system) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-def test_a_shipped_template_wins(checkpoint: Path) -> None:
-    add_llada_tokenizer(checkpoint, chat=True, chat_template="{{ bos_token }}{{ messages[-1]['content'] }}=")
-    assert codec(checkpoint).render([{"role": "user", "content": "w"}]) == "<|startoftext|>w="
-
-
-def test_a_base_model_has_no_template(checkpoint: Path) -> None:
-    add_llada_tokenizer(checkpoint, chat=False)
-    tokenizer = codec(checkpoint)
-    assert tokenizer.chat_template is None
-    with pytest.raises(DllmError, match="has no chat template; give the prompt as plain text"):
-        tokenizer.encode_prompt("hello")
-    assert tokenizer.encode_prompt("hello", chat=False) == [259]
-
-
-def test_prompts_of_every_kind(checkpoint: Path) -> None:
-    add_llada_tokenizer(checkpoint, chat=True)
-    tokenizer = codec(checkpoint)
-    assert tokenizer.encode_prompt([5, 6, 7]) == [5, 6, 7]
-    assert tokenizer.encode_prompt(torch.tensor([5, 6])) == [5, 6]
-    for wrong in ([], 3, None, ["a"], [1, "a"], [True]):
-        with pytest.raises(DllmError, match="a prompt must be text, a non-empty list of token ids or"):
-            tokenizer.encode_prompt(wrong)  # type: ignore[arg-type]
-    with pytest.raises(DllmError, match="a chat message must be a mapping with 'role' and 'content', got"):
-        tokenizer.encode_prompt([{"text": "hello"}])
-
-
-def test_dream_vocabulary_that_does_not_belong(tmp_path: Path) -> None:
-    module("dream").save_pretrained(tmp_path)
-    add_dream_tokenizer(tmp_path, added_tokens_decoder={"270": {"content": "<|im_start|>", "special": True}})
-    with pytest.raises(LoadError, match=r"gives <\|im_start\|> the id \d+, but its tokenizer_config.json says 270"):
-        load_model(tmp_path)

@@ -6,40 +6,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from dllm_decode.errors import CacheError, DllmError
-from dllm_decode.models import Dream, DreamConfig, ForwardInput, LLaDA, LLaDAConfig, NativeModel, layers
+from dllm_decode.models import ForwardInput, layers
+from tests.dllm_decode.tiny import logits, plain, tiny
 from tests.golden_data import golden_model, golden_path
 
 BASELINE = ("baseline/tiny-llada", "baseline/tiny-dream")
 STALE = ("llada", "dream")
-
-
-def tiny(family: str, seed: int = 0, **changes: object) -> NativeModel:
-    """A random model small enough for property tests."""
-    torch.manual_seed(seed)
-    if family == "llada":
-        sizes = {"d_model": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 48, "vocab_size": 40}
-        module: LLaDA | Dream = LLaDA(LLaDAConfig(**{**sizes, "init_std": 0.3, "mask_token_id": 39, **changes}))
-    else:
-        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-        sizes |= {"intermediate_size": 48, "vocab_size": 40}
-        module = Dream(DreamConfig(**{**sizes, "initializer_range": 0.3, "mask_token_id": 39, **changes}))
-    return NativeModel(module, mask_id=39)
-
-
-def plain(tokens: Tensor, **fields: object) -> ForwardInput:
-    """Rows of equal length, from slot 0."""
-    rows, width = tokens.shape
-    lengths = torch.full((rows,), width)
-    return ForwardInput(tokens, torch.arange(width).expand(rows, -1), lengths, lengths, **fields)  # type: ignore[arg-type]
-
-
-def logits(model: NativeModel, inp: ForwardInput) -> Tensor:
-    """Logits of every token, `[R, Q, V]`."""
-    rows, width = inp.tokens.shape
-    return model.head(model.hidden(inp, torch.arange(rows * width))).view(rows, width, -1)
 
 
 @pytest.mark.golden
@@ -155,6 +129,17 @@ def test_cached_branches_equal_separate_rows(family: str) -> None:
     queries = torch.full((2,), count * width)
     inp = ForwardInput(drafts.flatten(1), blocks.repeat(1, count), queries, lengths, branch=branch, cache=cache)
     got = logits(model, inp).view(2, count, width, -1)
+    # The same futures as rows of their own that share a cache row.
+    apart = ForwardInput(
+        drafts.flatten(0, 1),
+        blocks.repeat_interleave(count, 0),
+        torch.full((2 * count,), width),
+        lengths.repeat_interleave(count),
+        branch=torch.zeros(2 * count, width, dtype=torch.long),
+        cache=cache,
+        rows=torch.arange(2).repeat_interleave(count),
+    )
+    torch.testing.assert_close(logits(model, apart).view_as(got), got, atol=1e-5, rtol=0)
     assert torch.equal(cache.data[..., :12, :], before[..., :12, :]), "branch tokens must not be written"
     for r, n in enumerate(totals):
         for b in range(count):
