@@ -1,0 +1,21 @@
+"""Settings of the whole suite: one thread, and property tests that repeat."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+#: HYPOTHESIS_PROFILE=search looks for new counterexamples.
+settings.register_profile("search", parent=settings.get_profile("suite"), derandomize=False, max_examples=400)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
