@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dllm_decode.errors import ConfigError
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig
@@ -53,3 +54,31 @@ def test_config_fills_what_follows() -> None:
     config = LLaDAConfig(d_model=64, n_heads=4, mlp_hidden_size=None, mlp_ratio=3, vocab_size=100, embedding_size=128)
     assert (config.n_kv_heads, config.mlp_hidden_size, config.embedding_rows) == (4, 192, 128)
     assert DreamConfig(num_attention_heads=8, num_key_value_heads=None).num_key_value_heads == 8
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "tensors", "parameters"),
+    [
+        (LLaDA, LLaDAConfig(), 291, 8_015_581_184),
+        (
+            Dream,
+            DreamConfig(
+                vocab_size=152064,
+                hidden_size=3584,
+                intermediate_size=18944,
+                num_hidden_layers=28,
+                num_attention_heads=28,
+                num_key_value_heads=4,
+            ),
+            339,
+            7_615_616_512,
+        ),
+    ],
+)
+def test_full_size_models_have_the_published_tensors(
+    model: type[LLaDA | Dream], config: LLaDAConfig | DreamConfig, tensors: int, parameters: int
+) -> None:
+    with torch.device("meta"):
+        state = model(config).state_dict()
+    assert len(state) == tensors
+    assert sum(tensor.numel() for tensor in state.values()) == parameters
