@@ -43,6 +43,8 @@ _EXPORTS: dict[str, str] = {
         ("Composition", "Decision", "Policy", "Prediction", "Query", "View", "commit", "parse_policy"),
         "samplers",
     ),
+    **dict.fromkeys(("LocalLeap", "AdaBlock", "Learn2PD", "EoTP", "EGP", "volatility_band"), "samplers"),
+    **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),
 }
 

@@ -5,6 +5,7 @@ A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract`.
 
 from __future__ import annotations
 
+from samplers.adablock import AdaBlock, volatility_band
 from samplers.compose import Composition, settle, validate
 from samplers.contract import (
     Decision,
@@ -17,10 +18,14 @@ from samplers.contract import (
     map_rows,
     merge_rows,
 )
+from samplers.egp import EGP
 from samplers.entropy_bound import EntropyBound
 from samplers.eos import DeferEos, EosStop
+from samplers.eotp import EoTP
 from samplers.factor import Factor
 from samplers.frechet import Frechet
+from samplers.learn2pd import Learn2PD
+from samplers.local_leap import LocalLeap
 from samplers.reference import BlindFirst, ExtraForward, ThresholdQuota
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
 from samplers.select import best, commit, dilate, prefix_sum_by_rank, rank, top
@@ -28,16 +33,21 @@ from samplers.threshold import Threshold
 from samplers.topk import TopK
 
 __all__ = [
+    "EGP",
     "REGISTRY",
+    "AdaBlock",
     "BlindFirst",
     "Composition",
     "Decision",
     "DeferEos",
     "EntropyBound",
+    "EoTP",
     "EosStop",
     "ExtraForward",
     "Factor",
     "Frechet",
+    "Learn2PD",
+    "LocalLeap",
     "Policy",
     "PolicyError",
     "Prediction",
@@ -60,4 +70,5 @@ __all__ = [
     "spell",
     "top",
     "validate",
+    "volatility_band",
 ]

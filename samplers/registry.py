@@ -1,9 +1,10 @@
 """The table of policies by name, and the one place where policy strings are parsed and printed.
 
 Grammar: parts joined by ``+`` (or ``|``), each ``name`` or ``name:field=value,field=value``; a value that is itself a
-policy goes in parentheses, alternatives of a tuple are separated by ``/``::
+policy goes in parentheses, alternatives of a tuple are separated by ``/``; in text ``\\n``, ``\\t`` and ``\\xNN`` stand
+for characters that cannot be written plainly::
 
-    adablock+localleap:radius=4+sched
+    adablock:delimiters=\\n/\\x2c+localleap:radius=4+sched
     freedave:step=(topk:k=1),drafts=4
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -41,6 +43,11 @@ REGISTRY: dict[str, Entry] = {
     "factor": Entry("factor:Factor", "Fast-dLLM arXiv 2505.22618"),
     "frechet": Entry("frechet:Frechet", "Fast-dLLM++ arXiv 2606.02955"),
     "entropybound": Entry("entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),
+    "localleap": Entry("local_leap:LocalLeap", "LocalLeap arXiv 2510.07081"),
+    "adablock": Entry("adablock:AdaBlock", "AdaBlock-dLLM arXiv 2509.26432"),
+    "learn2pd": Entry("learn2pd:Learn2PD", "Learn2PD arXiv 2509.25188"),
+    "eotp": Entry("eotp:EoTP", "Learn2PD arXiv 2509.25188"),
+    "egp": Entry("egp:EGP", "the oracle of Learn2PD arXiv 2509.25188"),
     "eosstop": Entry("eos:EosStop", "early stop at the end of the text"),
     "defereos": Entry("eos:DeferEos", "LLaDA arXiv 2502.09992"),
     "extraforward": Entry("reference:ExtraForward", "reproduction only: Fast-dLLM's first cached loops"),
@@ -86,7 +93,7 @@ def spell(policy: Policy) -> str:
     fields = []
     for field in dataclasses.fields(cast(Any, policy)):
         value = getattr(policy, field.name)
-        if value != field.default:
+        if field.repr and value != field.default:  # fields left out of the repr are data, not settings
             fields.append(f"{field.name}={_spell_value(value)}")
     return name + (":" + ",".join(fields) if fields else "")
 
@@ -95,10 +102,17 @@ def _spell_value(value: Any) -> str:
     if isinstance(value, Policy):
         return f"({spell(value)})"
     if isinstance(value, tuple):
-        return "/".join(map(_spell_value, value))
+        return "/".join(_spell_value(v).replace("/", "\\x2f") for v in value)
     if isinstance(value, bool) or value is None:
         return str(value).lower()
+    if isinstance(value, str):
+        return re.sub(r"[\s,+|()\\]", lambda found: f"\\x{ord(found[0]):02x}", value, flags=re.ASCII)
     return str(value).replace("e+", "e") if isinstance(value, float) else str(value)  # "+" joins parts
+
+
+def _unescape(text: str) -> str:
+    named = {"\\n": "\n", "\\t": "\t"}
+    return re.sub(r"\\n|\\t|\\x[0-9a-fA-F]{2}", lambda found: named.get(found[0]) or chr(int(found[0][2:], 16)), text)
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -154,7 +168,7 @@ def _coerce(text: str, hint: Any, what: str) -> Any:
             except ValueError:
                 continue
         if option is str:
-            return text
+            return _unescape(text)
         if typing.get_origin(option) is typing.Literal and text in typing.get_args(option):
             return text
     raise PolicyError(f"{what} is {text!r}, which is not {_describe(options)}.")

@@ -1,0 +1,69 @@
+"""EGP, Extremely Greedy Parallel: the oracle that commits what is already right (Learn2PD, arXiv 2509.25188)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
+
+
+@dataclass(frozen=True)
+class Replay:
+    """EGP's memory: long ``[B, G]`` reference tokens, and the proposals of the last forward (-1: none yet)."""
+
+    reference: Tensor
+    previous: Tensor
+
+
+@dataclass(frozen=True)
+class EGP(Policy):
+    """Commit every open cell whose proposal equals a given reference output: what a perfect filter would do.
+
+    No policy that only picks cells to commit can reproduce the reference in fewer forwards, except by luck.  When a
+    forward proposes the same tokens in the whole block as the one before, nothing will ever change: the block is then
+    filled from the reference.  A forward may commit nothing, so the same state can be forwarded twice.
+
+    Args:
+        reference: one row of generated token ids per prompt, as in ``GenerationResult.sequences``.
+    """
+
+    reference: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    idles = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reference", tuple(tuple(row) for row in self.reference))
+
+    @property
+    def scope(self) -> Scope:  # noqa: D102
+        return "block"
+
+    def bind(self, setting: Setting) -> EGP:  # noqa: D102
+        if not self.reference:
+            raise PolicyError("EGP needs the outputs to aim at; give EGP(reference=result.sequences).")
+        return self
+
+    def begin(self, view: View) -> Replay:  # noqa: D102
+        budget = view.budget.tolist()
+        if len(self.reference) != len(budget):
+            raise PolicyError(
+                f"EGP has {len(self.reference)} reference rows for {len(budget)} prompts; give one each."
+            )
+        reference = torch.full_like(view.tokens, view.mask_id)
+        for row, (cells, tokens) in enumerate(zip(budget, self.reference, strict=True)):
+            if len(tokens) != cells:
+                raise PolicyError(
+                    f"EGP's reference {row} has {len(tokens)} tokens, but {cells} cells are to be decoded; "
+                    "decode it with the same max_new_tokens and without EoTP."
+                )
+            reference[row, :cells] = torch.tensor(tokens, device=reference.device)
+        return Replay(reference, torch.full_like(reference, -1))
+
+    def decide(self, view: View, prediction: Prediction, memory: Replay) -> tuple[Decision, Memory]:  # noqa: D102
+        same = (prediction.token == memory.previous) | ~view.in_block
+        stuck = same.all(-1) & (view.block_step > 0)
+        right = prediction.open & (prediction.token == memory.reference)
+        write = torch.where(stuck[:, None], prediction.open, right)
+        return Decision(write, memory.reference, accepted=right), Replay(memory.reference, prediction.token)

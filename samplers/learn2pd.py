@@ -1,0 +1,75 @@
+"""Learn2PD: a small network says which proposals are final (arXiv 2509.25188)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from filters import FilterBank, FilterError, LearnedFilter
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
+from samplers.select import commit
+
+
+@dataclass(frozen=True)
+class Learn2PD(Policy):
+    """Commit every open cell whose proposal the filter takes for final, and always the most confident one.
+
+    The filter reads one number per cell of the block, committed cells included, and no token: a cell is accepted when
+    its probability is strictly above ``threshold``.
+
+    Args:
+        filter: a trained filter, its file, or ``None``: the one that ships for this model and block length.
+        threshold: tau; default what the filter's card says (the paper: 0.96 for LLaDA, 0.9 for Dream).
+    """
+
+    filter: str | LearnedFilter | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise PolicyError(f"threshold is {self.threshold}; give a probability from 0 to 1 (the paper uses 0.96).")
+
+    @property
+    def scope(self) -> Scope:  # noqa: D102
+        return "block"
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        learned = self.filter
+        entropic = isinstance(learned, LearnedFilter) and learned.feature == "negative_entropy"
+        return frozenset({"entropy"} if entropic else ())
+
+    @property
+    def widest_block(self) -> int | None:  # noqa: D102
+        return self.filter.width if isinstance(self.filter, LearnedFilter) else None
+
+    def bind(self, setting: Setting) -> Learn2PD:
+        """Find the filter, and refuse blocks it cannot read."""
+        limits = [n for n in (setting.block_length, setting.max_new_tokens) if n is not None]
+        if not limits:
+            raise PolicyError("Learn2PD reads blocks of a fixed width; set block_length.")
+        widest = min(limits)
+        try:
+            if isinstance(self.filter, LearnedFilter):
+                learned = self.filter
+            elif self.filter is not None:
+                learned = LearnedFilter.load(self.filter)
+            else:
+                learned = FilterBank().find(setting.model_name, widest)
+        except FilterError as error:
+            raise PolicyError(str(error)) from error
+        if widest > learned.width:
+            raise PolicyError(
+                f"blocks have {widest} cells, but {learned} reads at most {learned.width}; "
+                f"set block_length={learned.width} or less in the configuration, or give a wider filter."
+            )
+        return replace(self, filter=learned, threshold=learned.threshold if self.threshold is None else self.threshold)
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
+        learned = self.filter
+        assert isinstance(learned, LearnedFilter) and self.threshold is not None  # bound
+        values = prediction.confidence
+        if learned.feature == "negative_entropy":
+            assert prediction.entropy is not None
+            values = (-prediction.entropy).masked_fill(~view.masked, 0.0)
+        probability = learned.probability(values, view.start, view.end)
+        return commit(probability > self.threshold, prediction), memory
