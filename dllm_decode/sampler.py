@@ -87,7 +87,7 @@ class DiffusionSampler:
             temperature=config.temperature,
             model_name=self.model.name,
             token_ids=None if tokenizer is None else tokenizer.encode,
-            delimiter_ids=() if tokenizer is None else _newline_ids(tokenizer.encode),
+            delimiter_ids=_delimiter_ids(self.model),
             shadows=can_shadow(self.model),
         )
         bound = policy.bind(setting)
@@ -276,7 +276,13 @@ def _generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed)
 
 
-def _newline_ids(encode: Callable[[str], list[int]]) -> tuple[int, ...]:
-    """The tokenizer's newline, AdaBlock's default delimiter, if it is one token."""
-    ids = encode("\n")
-    return tuple(ids) if len(ids) == 1 else ()
+def _delimiter_ids(model: DenoisingModel) -> tuple[int, ...]:
+    """AdaBlock's default delimiters: the family's published list if the vocabulary is the family's, else the newline.
+
+    A small model of the family, or one with another tokenizer, has other tokens at those ids.
+    """
+    newline = [] if model.tokenizer is None else model.tokenizer.encode("\n")
+    listed = model.delimiter_ids
+    if listed and max(listed) < model.vocab_size and (model.tokenizer is None or newline == [listed[0]]):
+        return listed
+    return tuple(newline) if len(newline) == 1 else ()

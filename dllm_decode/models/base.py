@@ -60,6 +60,7 @@ class DenoisingModel(ABC):
         max_length: longest row the model was made for, or None.
         confidence: what the family's own sampler reads confidences from: "clean" = the softmax of the plain logits
             (LLaDA), "filtered" = after temperature, top-p and top-k (Dream).
+        delimiter_ids: ids that end a line, in the list published for the family; empty = just the tokenizer's newline.
         supports_cache, supports_branches: whether `ForwardInput.cache` and `.branch` may be set.
     """
 
@@ -74,6 +75,7 @@ class DenoisingModel(ABC):
     name: str
     max_length: int | None
     confidence: str = "clean"
+    delimiter_ids: tuple[int, ...] = ()
     supports_cache: bool
     supports_branches: bool
 

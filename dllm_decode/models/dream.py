@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from dllm_decode.models.config import DecoderConfig
 from dllm_decode.models.layers import BidirectionalLM
+from samplers.adablock import DREAM_DELIMITERS
 
 
 class DreamConfig(DecoderConfig):
@@ -67,3 +68,4 @@ class Dream(BidirectionalLM):
     qkv_bias = True
     shift = 1
     confidence = "filtered"
+    delimiter_ids = DREAM_DELIMITERS

@@ -118,6 +118,7 @@ class BidirectionalLM(PreTrainedModel):
         qkv_bias: whether q, k, v have biases.
         shift: 1 when the output at slot i predicts slot i + 1, else 0.
         confidence: "clean" or "filtered", see `DenoisingModel`.
+        delimiter_ids: see `DenoisingModel`.
     """
 
     model_parts: ClassVar[tuple[str, str, str, str]]
@@ -125,6 +126,7 @@ class BidirectionalLM(PreTrainedModel):
     qkv_bias: ClassVar[bool]
     shift: ClassVar[int]
     confidence: ClassVar[str] = "clean"
+    delimiter_ids: ClassVar[tuple[int, ...]] = ()
 
     base_model_prefix = ""
     main_input_name = "input_ids"

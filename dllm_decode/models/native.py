@@ -40,6 +40,7 @@ class NativeModel(DenoisingModel):
         self.tokenizer, self.name = tokenizer, name or module.config.model_type
         self.shift = module.shift
         self.confidence = module.confidence
+        self.delimiter_ids = module.delimiter_ids
         self.vocab_size = module.config.embedding_rows
         self.max_length = module.config.max_position_embeddings
 
