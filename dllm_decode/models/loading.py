@@ -149,6 +149,9 @@ def _config(folder: Path) -> tuple[type[BidirectionalLM], Any]:
             f"{folder} holds a model of type {kind!r}; supported types are {', '.join(FAMILIES)} "
             "(any other masked-diffusion model plugs in as a CallableModel)."
         )
+    # transformers 4 also saves its own names, at its own defaults (tie_word_embeddings=True): the family's names count.
+    alias = FAMILIES[kind].config_class.attribute_map
+    fields = {name: value for name, value in fields.items() if alias.get(name) not in fields}
     try:
         config = FAMILIES[kind].config_class.from_dict(fields)  # type: ignore[union-attr]
     except (TypeError, KeyError, AttributeError) as error:
