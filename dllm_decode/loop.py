@@ -93,15 +93,15 @@ class Run:
         prediction = replace(prediction, open=self._open(prediction, view))
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)
         prediction, memory = policy.rescore(seen, prediction, memory)
-        decision, memory = policy.decide(view, prediction, memory)
-        decision, memory = policy.finish(view, prediction, decision, memory)
+        decided, memory = policy.decide(view, prediction, memory)
+        decision, memory = policy.finish(view, prediction, decided, memory)
         decision = settle(view, decision)
         validate(policy, view, decision)
 
         self._apply(group, decision)
         after = self._view(group, names)
         group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
-        self._record(names, group, view, prediction, decision, opening, spent)
+        self._record(names, group, view, prediction, decision, ~decided.write, opening, spent)
         where = group.start.clone(), group.end.clone(), group.block_index.clone()
         group.block_step = group.block_step + 1
         done = ~after.open.any(-1)
@@ -140,6 +140,7 @@ class Run:
         view: View,
         prediction: Prediction,
         decision: Decision,
+        undecided: Tensor,
         opening: Tensor,
         spent: tuple[Tensor, Tensor],
     ) -> None:
@@ -151,11 +152,21 @@ class Run:
         by = order[row, cell].sort(stable=True).indices
         by = by[row[by].sort(stable=True).indices]
         row, cell = row[by], cell[by]
-        columns = (row, cell, view.tokens[row, cell], decision.values[row, cell], confidence[row, cell])
+        columns = (
+            row,
+            cell,
+            view.tokens[row, cell],
+            decision.values[row, cell],
+            confidence[row, cell],
+            undecided[row, cell],
+        )
         written: list[list[tuple[int, int, int, float]]] = [[] for _ in names]
-        for r, c, old, new, p in zip(*(x.tolist() for x in columns), strict=True):
+        filled: list[list[int]] = [[] for _ in names]
+        for r, c, old, new, p, fill in zip(*(x.tolist() for x in columns), strict=True):
             if old != new:
                 written[r].append((c, old, new, round(p, 6)))
+                if fill:
+                    filled[r].append(c)
         facts = torch.stack(
             [
                 group.step,
@@ -168,12 +179,12 @@ class Run:
                 group.tokens_forwarded - spent[1],
             ]
         ).T.tolist()
-        for name, (step, block, start, end, opens, length, rows, tokens), cells in zip(
-            names, facts, written, strict=True
+        for name, (step, block, start, end, opens, length, rows, tokens), cells, fills in zip(
+            names, facts, written, filled, strict=True
         ):
             c, old, new, p = (list(x) for x in zip(*cells, strict=True)) if cells else ([], [], [], [])
             self.traces[name].steps.append(
-                TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens)
+                TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens, fills)
             )
 
     def _events(

@@ -26,6 +26,7 @@ class TraceStep:
         cells, old, new: cell, token before, token after. ``confidence``: probability of the proposal.
         length: the row's length after the step.
         rows, tokens: rows and query tokens this forward cost for this row.
+        filled: those of ``cells`` that were filled because the row stopped, not because the rule decided them.
     """
 
     step: int
@@ -40,6 +41,7 @@ class TraceStep:
     length: int
     rows: int
     tokens: int
+    filled: list[int] = field(default_factory=list)
 
 
 @dataclass
