@@ -184,9 +184,9 @@ def evaluate(
         DllmError: unknown task, split, template or setting, or a count below 1; before the model is loaded.
         PolicyError: a policy that does not parse or does not fit.
     """
-    problems = draw_problems(tasks, samples, split=split, seed=seed, template=template)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise DllmError(f"batch_size is {batch_size!r}; give a whole number from 1 up.")
+    problems = draw_problems(tasks, samples, split=split, seed=seed, template=template)
     config = GenerationConfig.from_dict({"block_length": block_length, "seed": seed, **settings})
     sampler = DiffusionSampler(model, policy, cache, config)
     records: list[SampleRecord] = []

@@ -27,7 +27,7 @@ _VIRIDIS = (
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140),
     (40, 174, 128), (94, 201, 98), (173, 220, 48), (253, 231, 37),
 )  # fmt: skip
-_CHROME = 10  # lines of a view that are not canvas
+_CHROME = 11  # lines of a view that are not canvas, on a narrow terminal
 
 
 def colour(step: int, scale: int) -> tuple[int, int, int]:

@@ -67,6 +67,12 @@ def check_policy(text: str) -> Policy:
     return parse_policy(text)
 
 
+def check_batch_size(size: int) -> None:
+    """Refuse a batch of nothing."""
+    if size < 1:
+        raise DllmError(f"--batch-size is {size}; give a whole number from 1 up.")
+
+
 def check_cache(name: str) -> None:
     """Refuse an unknown cache before the model is loaded."""
     from dllm_decode.forward import CACHES

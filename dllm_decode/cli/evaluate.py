@@ -21,6 +21,7 @@ from dllm_decode.cli.common import (
     PolicyText,
     Seed,
     Temperature,
+    check_batch_size,
     check_cache,
     check_policy,
     load,
@@ -52,6 +53,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Accuracy and cost of a policy on the bundled tasks, each on the canvas its task suggests."""
+    check_batch_size(batch_size)
     check_policy(policy)
     check_cache(cache)
     from dllm_decode.config import GenerationConfig

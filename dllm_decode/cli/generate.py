@@ -24,6 +24,7 @@ from dllm_decode.cli.common import (
     PolicyText,
     Seed,
     Temperature,
+    check_batch_size,
     check_cache,
     check_policy,
     load,
@@ -104,8 +105,7 @@ def generate(
 ) -> None:
     """Decode prompts, and watch the canvas fill in."""
     prompts = read_prompts(prompt, file)
-    if batch_size < 1:
-        raise DllmError(f"--batch-size is {batch_size}; give a whole number from 1 up.")
+    check_batch_size(batch_size)
     if as_json and live:
         raise DllmError("--json and --live were both given; give one of them.")
     out = stdout()
