@@ -195,11 +195,11 @@ def test_annotated_trace_shows_without_a_model(tmp_path):
     assert Glyphs.of_trace(bare).text([5, 7]) == " 5 7"
 
 
-def watch(terminal: bool, height: int = 30, prompt: str = PROMPT, **settings) -> str:
+def watch(terminal: bool, height: int = 30, policy: str = "topk:k=2", **settings) -> str:
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=60, height=height, color_system=None, _environ={})
-    sampler = DiffusionSampler(answering({PROMPT: ANSWER}), "topk:k=2")
-    with LiveView(Glyphs.of_model(sampler.model), console=console, title="a title", prompt=prompt) as view:
+    sampler = DiffusionSampler(answering({PROMPT: ANSWER}), policy)
+    with LiveView(Glyphs.of_model(sampler.model), console=console, title="a title", prompt=PROMPT) as view:
         sampler.generate(PROMPT, on_step=view, **({"max_new_tokens": 16, "block_length": 6} | settings))
     return file.getvalue()
 
@@ -223,7 +223,7 @@ def test_plain_lines_without_a_terminal():
 
 
 def test_high_canvas_is_windowed_around_the_block_until_the_end():
-    out = watch(terminal=True, height=16, max_new_tokens=330, block_length=330, early_stop=False)
+    out = watch(terminal=True, height=16, policy="topk:k=8", max_new_tokens=400, block_length=400, early_stop=False)
     drawn = [frame.count("\n") for frame in out.split("\x1b[1A\x1b[2K\x1b[1A")]
     assert max(drawn[:-1]) <= 16 < drawn[-1]  # the last frame is whole
     state = CanvasState([MASK_ID] * 400, [0] * 400, MASK_ID, frozenset(), start=300, end=304)
