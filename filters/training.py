@@ -6,6 +6,7 @@ a few hundred passes; the weights with the lowest one are kept.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -167,8 +168,8 @@ def measure(score: Tensor, records: Records, threshold: float) -> Measures:
 
 
 def thresholds(count: int = 400) -> Tensor:
-    """Rising candidates from 0.05 to 0.9999, dense near 1, rounded to five decimals."""
-    spread = 1 - torch.logspace(-0.0223, -4, count, dtype=torch.float64)
+    """Rising candidates from 0.5 (below, a proposal is more likely wrong than right) to 0.9999, dense near 1."""
+    spread = 1 - torch.logspace(math.log10(0.5), -4, count, dtype=torch.float64)
     return spread.mul(1e5).round().div(1e5)
 
 

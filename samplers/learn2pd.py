@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from filters import FilterBank, FilterError, LearnedFilter
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
 from samplers.select import commit
@@ -67,9 +69,13 @@ class Learn2PD(Policy):
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         learned = self.filter
         assert isinstance(learned, LearnedFilter) and self.threshold is not None  # bound
-        values = prediction.confidence
-        if learned.feature == "negative_entropy":
-            assert prediction.entropy is not None
-            values = (-prediction.entropy).masked_fill(~view.masked, 0.0)
-        probability = learned.probability(values, view.start, view.end)
+        probability = learned.probability(cell_values(learned.feature, view, prediction), view.start, view.end)
         return commit(probability > self.threshold, prediction), memory
+
+
+def cell_values(feature: str, view: View, prediction: Prediction) -> Tensor:
+    """Fp32 ``[B, G]``: what a filter of this feature reads at each cell (see :data:`filters.FEATURES`)."""
+    if feature == "negative_entropy":
+        assert prediction.entropy is not None
+        return (-prediction.entropy).masked_fill(~view.masked, 0.0)
+    return prediction.confidence
