@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -151,7 +152,7 @@ class Composition(Policy):
     ) -> tuple[Decision, Memory]:
         if decision.turn is not None and prediction.branches > 1 and self.playing("finish"):
             return self._finish_turns(view, prediction, decision, memory)
-        return self._in_turn("finish", memory, decision, lambda part, d, m: part.finish(view, prediction, d, m))
+        return self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
 
     def _finish_turns(
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
@@ -171,8 +172,8 @@ class Composition(Policy):
                 continue
             part = replace(decision, write=now, stop=None, length=None, turn=None)
             said = prediction.pick(turn)
-            done, after = self._in_turn("finish", memory, part, lambda p, d, m, v=view, s=said: p.finish(v, s, d, m))
-            memory = merge_rows(memory, rows, map_rows(after, lambda x, rows=rows: x.index_select(0, rows)))
+            done, after = self._in_turn("finish", memory, part, partial(_finish, view, said))
+            memory = merge_rows(memory, rows, map_rows(after, partial(torch.index_select, dim=0, index=rows)))
             taken = done.write & now.any(-1, keepdim=True)
             write, values = write | taken, torch.where(taken, done.values, values)
             if done.stop is not None:
@@ -191,6 +192,12 @@ class Composition(Policy):
         for i in self.playing(role):
             value, memories[i] = call(self.parts[i], value, memories[i])
         return value, tuple(memories)
+
+
+def _finish(
+    view: View, prediction: Prediction, part: Policy, decision: Decision, memory: Memory
+) -> tuple[Decision, Memory]:
+    return part.finish(view, prediction, decision, memory)
 
 
 def settle(view: View, decision: Decision) -> Decision:

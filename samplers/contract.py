@@ -120,10 +120,25 @@ class View:
         return out.to(self.tokens.device)
 
     def after(self, write: Tensor, values: Tensor) -> View:
-        """The view one forward later, ``values`` written at ``write`` (both ``[B, G]``); the block is the same."""
+        """The view one forward later, ``values`` written at ``write`` (both ``[B, G]``).
+
+        A row whose block is then complete stands at its next block with a mask, taken to be as long.
+        """
         tokens = torch.where(write, values, self.tokens)
         masked = (tokens == self.mask_id) & self.valid
-        return replace(self, tokens=tokens, masked=masked, step=self.step + 1, block_step=self.block_step + 1)
+        width = (self.end - self.start).clamp(min=1)
+        first = torch.where(masked.any(-1), masked.to(torch.uint8).argmax(-1), -1)
+        blocks = torch.where(first >= self.end, (first - self.end) // width + 1, 0)
+        return replace(
+            self,
+            tokens=tokens,
+            masked=masked,
+            start=self.start + blocks * width,
+            end=torch.minimum(self.end + blocks * width, self.length.maximum(self.end)),
+            step=self.step + 1,
+            block_step=torch.where(blocks > 0, 0, self.block_step + 1),
+            block_index=self.block_index + blocks,
+        )
 
     def imagine(self, canvases: Tensor) -> View:
         """The view of hypothetical canvases: long ``[B, K, G]`` in, a view of ``B*K`` rows out (row-major)."""

@@ -1,0 +1,203 @@
+"""FreeDave: lossless parallel decoding by drafting and verifying with the model itself (arXiv 2510.00294)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, Setting, View
+from samplers.drafts import Drafts, furthest, put_rows
+from samplers.select import rank
+from samplers.stochastic import Order, StochasticFreeDave
+from samplers.threshold import Threshold
+from samplers.topk import TopK
+
+
+@dataclass(frozen=True)
+class FreeDave(Policy):
+    """Decode exactly as ``step`` does, forward for forward, in fewer forwards.
+
+    A forward predicts every masked cell, but ``step`` uses few of the answers.  The others make drafts: the canvases
+    that ``step`` would reach if the model did not change its mind.  The next forward predicts the canvas and its
+    drafts side by side.  As long as the step taken on one of them leads to the next, the chain goes on; the last
+    canvas of the chain takes its step too.  Tokens and order of commits are those of ``step`` under the same cache.
+
+    At a temperature above 0 the step is one cell per forward, drawn from the model's distribution, and so is the
+    outcome (:class:`~samplers.stochastic.StochasticFreeDave`).
+
+    Args:
+        step: the rule to accelerate, any deterministic decider that takes nothing back. In the paper TopK(k=1).
+        drafts: canvases per forward, the current one included (the paper's d: 4 for LLaDA, 8 for Dream); 1 = none.
+        order: ``"confidence"`` = as the step ranks cells, or ``"left_to_right"``.
+        cross_block: let drafts run into the next blocks. Sound only without a cache.
+    """
+
+    step: Policy = TopK()
+    drafts: int = 4
+    order: Order = "confidence"
+    cross_block: bool = False
+
+    def __post_init__(self) -> None:
+        if self.drafts < 1:
+            raise PolicyError(f"drafts is {self.drafts}; give a whole number from 1 up (1 = nothing is drafted).")
+        if self.order not in ("confidence", "left_to_right"):
+            raise PolicyError(f"order is {self.order!r}; choose confidence or left_to_right.")
+        reason = _unfit(self.step)
+        if reason:
+            raise PolicyError(f"{type(self).__name__} cannot replay this step: {reason}; use step=TopK().")
+        if self.order == "left_to_right" and not isinstance(self.step, TopK):
+            raise PolicyError(
+                f"order=left_to_right says how TopK ranks cells, but the step is {type(self.step).__name__}; "
+                "use step=TopK() or order=confidence."
+            )
+
+    def bind(self, setting: Setting) -> Policy:  # noqa: D102
+        if self.cross_block and setting.cache != "none":
+            raise PolicyError(
+                f"cross_block drafts cells whose context cache={setting.cache!r} has not refreshed yet; "
+                "use cache='none' or cross_block=False."
+            )
+        if setting.temperature > 0:
+            if self.step != TopK():
+                raise PolicyError(
+                    f"at temperature {setting.temperature:g} {type(self).__name__} verifies one drawn cell at a time; "
+                    "use step=TopK(k=1) or temperature=0."
+                )
+            return StochasticFreeDave(self.drafts, self.order, self.cross_block, setting.vocab_size)
+        step = replace(self.step, score="position") if self.order == "left_to_right" else self.step  # type: ignore
+        return replace(self, step=step.bind(setting))
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return self.step.needs
+
+    @property
+    def scope(self) -> Scope:  # noqa: D102
+        if not self.cross_block:
+            return self.step.scope
+        return "rest" if self.step.scope in ("open", "rest") else "all"
+
+    @property
+    def queries_opening(self) -> bool:  # noqa: D102
+        return self.cross_block
+
+    @property
+    def widest_block(self) -> int | None:  # noqa: D102
+        return self.step.widest_block
+
+    def begin(self, view: View) -> Drafts:  # noqa: D102
+        return Drafts.none(view, self.step.begin(view))
+
+    def query(self, view: View, memory: Drafts) -> Query:  # noqa: D102
+        return memory.query(view, self.drafts, self.cross_block)
+
+    def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
+        plain = prediction.branches == 1
+        canvases = view.tokens[:, None] if plain else memory.canvases(view, self.drafts)
+        now, rule = memory.resume(view, self.cross_block), memory.own
+        at = torch.zeros_like(view.start)  # the branch where each row's chain stands
+        turn = torch.full_like(view.tokens, -1)
+        order = torch.zeros_like(turn)
+        confidence = torch.zeros(turn.shape, device=turn.device)
+        for branch in range(prediction.branches):
+            here = at == branch
+            if not bool(here.any()):
+                continue
+            said = prediction.pick(branch)
+            if self.cross_block:  # a draft may stand in a later block than the canvas
+                said = replace(said, open=said.predicted & now.open)
+            chosen, taught = self.step.decide(now, said, rule)
+            then = now.after(chosen.write, chosen.values)
+            onward = self.agreeing(canvases, then, branch)
+            goes = here & (onward > branch)
+            accepted = canvases[torch.arange(len(at), device=at.device), onward]
+            reached = torch.where(goes[:, None], accepted, then.tokens)
+            fresh = here[:, None] & (reached != now.tokens)
+            surest = -said.confidence if chosen.order is None else chosen.order
+            turn = torch.where(fresh, branch, turn)
+            order = torch.where(fresh, branch * turn.shape[1] + rank(-surest, fresh), order)
+            seen = said.confidence if chosen.confidence is None else chosen.confidence
+            confidence = torch.where(here[:, None], seen, confidence)
+            now = put_rows(here, now.after(fresh, reached), now)
+            rule = put_rows(here, taught, rule)
+            at = torch.where(goes, onward, at)
+        drafts = self.draft(view, now, prediction.pick(at), rule)
+        return Decision(turn >= 0, now.tokens, order=order, confidence=confidence, turn=turn), drafts
+
+    def agreeing(self, canvases: Tensor, reached: View, branch: int) -> Tensor:
+        """Long ``[B]``: the draft that the step on ``branch`` leads to, or ``branch`` when there is none."""
+        return furthest(canvases, reached.tokens, branch)
+
+    def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:
+        """Go on with the step from ``now``, as if the model went on saying what it ``said``."""
+        values, rounds = now.tokens, torch.full_like(now.tokens, now.tokens.shape[1])
+        rounds = rounds.masked_fill(said.predicted & ~now.masked, 0)
+        ahead, learned = now, rule
+        for number in range(1, self.drafts):
+            open_ = said.predicted & ahead.open & self.within(view)
+            chosen, learned = self.step.decide(ahead, replace(said, open=open_), learned)
+            values = torch.where(chosen.write, chosen.values, values)
+            rounds = torch.where(chosen.write, number, rounds)
+            ahead = ahead.after(chosen.write, chosen.values)
+        return Drafts(values, rounds, now.step, now.block_step, rule)
+
+    def within(self, view: View) -> Tensor:
+        """Bool ``[B, G]``: where drafts may lie."""
+        return view.valid if self.cross_block else view.valid & (view.index < view.end[:, None])
+
+
+@dataclass(frozen=True)
+class FreeDavePlus(FreeDave):
+    """FreeDave++, for a threshold as the step.  Not lossless: the outcome may differ from that of the threshold.
+
+    Drafts add one cell each, the most confident first, and a draft is accepted if the step writes all of it, even if
+    the step writes more: the chain then goes on from less than the threshold would have committed.
+
+    Args:
+        step: the threshold rule; 0.95 for LLaDA and Dream, 0.9 for TraDo.
+        drafts, order, cross_block: as in :class:`FreeDave`.
+        spend: also spend the released code's forward on a block that its first draft completes with several cells.
+    """
+
+    step: Policy = Threshold(0.95)
+    spend: bool = False
+
+    @property
+    def idles(self) -> bool:  # noqa: D102
+        return self.spend
+
+    def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
+        decision, drafts = super().decide(view, prediction, memory)
+        if not self.spend or decision.turn is None:
+            return decision, drafts
+        after = torch.where(decision.write, decision.values, view.tokens)
+        drafted = (memory.canvases(view, self.drafts) == after[:, None]).all(-1).any(-1) & (prediction.branches > 1)
+        last = decision.turn == decision.turn.amax(-1, keepdim=True)
+        full = ~(view.open & (after == view.mask_id)).any(-1)
+        return replace(decision, hold=full & ~drafted & ((last & decision.write).sum(-1) > 1)), drafts
+
+    def agreeing(self, canvases: Tensor, reached: View, branch: int) -> Tensor:  # noqa: D102
+        return furthest(canvases, reached.tokens, branch, part=canvases == reached.mask_id)
+
+    def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:  # noqa: D102
+        rounds = rank(said.confidence, said.predicted & self.within(view))
+        return Drafts(said.token, rounds, now.step, now.block_step, rule)
+
+
+def _unfit(step: Policy) -> str | None:
+    """Why a part cannot be replayed on branches, or ``None``."""
+    if not isinstance(step, Policy):
+        return f"{step!r} is no policy"
+    name = type(step).__name__
+    extra = [role for role in step.roles if role not in ("begin", "decide")]
+    if "decide" not in step.roles:
+        return f"{name} decides nothing"
+    if extra:
+        return f"{name} also plays {' and '.join(extra)}, which belongs beside FreeDave, not in it"
+    if step.revises or step.primes or step.idles:
+        return f"{name} takes cells back, or forwards without committing any"
+    if getattr(step, "score", None) == "random" or getattr(step, "origin", False):
+        return f"{name} ranks cells at random"
+    return None

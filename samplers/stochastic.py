@@ -1,0 +1,137 @@
+"""FreeDave at a temperature: drafts drawn from one forward, accepted so that the outcome keeps its distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, View
+from samplers.drafts import Drafts, put_rows
+from samplers.select import best, rank
+
+Order = Literal["confidence", "left_to_right"]
+
+
+@dataclass(frozen=True)
+class StochasticFreeDave(Policy):
+    """Draw one cell after the other from the model's distribution, verifying several per forward.
+
+    What is kept exactly is the distribution of this one-cell-per-forward sampler: take the first masked cell in
+    ``order``, a rule of the canvas alone, and draw its token from the model's distribution q there.  ``drafts=1`` is
+    that sampler.
+
+    With more, the forward that predicted a canvas also drew tokens for the cells it did not take, each from its p:
+    drafts.  The next forward predicts the canvas with the first 0, 1, 2, ... of them filled in.  Where the rule names
+    the cell that the next draft fills, the draft d is accepted with probability min(1, q(d)/p(d)), else the token is
+    drawn from the part of q above p, norm(max(0, q - p)) (Leviathan et al., arXiv 2211.17192): the token then has
+    distribution q whatever p is.  A refusal, or a rule that names another cell (its token is drawn from q), ends the
+    chain.  Which cell is named, and the draft's place in line, never depend on the drafts' tokens still to be judged,
+    so every token follows q given the canvas before it.
+
+    Made by :class:`~samplers.freedave.FreeDave` when the temperature is above 0.
+
+    Args:
+        drafts: canvases per forward, the current one included.
+        order: ``"confidence"`` = the cell whose likeliest token is likeliest, or ``"left_to_right"``.
+        cross_block: let drafts run into the next blocks.
+        vocab_size: number of token ids.
+    """
+
+    drafts: int = 4
+    order: Order = "confidence"
+    cross_block: bool = False
+    vocab_size: int = 0
+    needs = frozenset({"probs"})
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1:
+            raise PolicyError("StochasticFreeDave is what FreeDave becomes at a temperature above 0; use FreeDave().")
+
+    @property
+    def scope(self) -> Scope:  # noqa: D102
+        return "rest" if self.cross_block else "open"
+
+    @property
+    def queries_opening(self) -> bool:  # noqa: D102
+        return self.cross_block
+
+    def begin(self, view: View) -> Drafts:
+        """The drafts and, fp32 ``[B, K, V]``, the distribution that the draft of each round was drawn from."""
+        p = torch.zeros(len(view.tokens), self.drafts, self.vocab_size, device=view.tokens.device)
+        return Drafts.none(view, p)
+
+    def query(self, view: View, memory: Drafts) -> Query:  # noqa: D102
+        return memory.query(view, self.drafts, self.cross_block)
+
+    def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
+        plain = prediction.branches == 1
+        canvases = view.tokens[:, None] if plain else memory.canvases(view, self.drafts)
+        now, luck = memory.resume(view, self.cross_block), view.uniform()
+        names = torch.arange(len(view.start), device=view.start.device)
+        at = last = torch.zeros_like(view.start)
+        turn = torch.full_like(view.tokens, -1)
+        for branch in range(prediction.branches):
+            here = at == branch
+            if not bool(here.any()):
+                break
+            said = prediction.pick(branch)
+            open_ = said.predicted & now.open if self.cross_block else said.open
+            cell = best(self.ranking(said), open_) & here[:, None]
+            place = cell.to(torch.uint8).argmax(-1)
+            token, accepted = said.token[names, place], torch.zeros_like(here)
+            following = branch + 1
+            if following < prediction.branches:
+                judged = cell.any(-1) & (cell == (canvases[:, following] != canvases[:, branch])).all(-1)
+                draft = canvases[names, following, place]
+                p = memory.own[names, memory.rounds[names, place].clamp(max=self.drafts) - 1]
+                q = _at(said, names, place)
+                # The n-th draft is judged by the row's n-th number; the 0th is for its only refusal.
+                n = min(following, luck.shape[1] - 1)
+                accepted = judged & (luck[:, n] * p[names, draft] < q[names, draft])
+                instead = torch.where(accepted, draft, _draw((q - p).clamp(min=0), luck[:, 0]))
+                token = torch.where(judged, instead, token)
+            turn, last = turn.masked_fill(cell, branch), torch.where(here, branch, last)
+            now = put_rows(here, now.after(cell, token[:, None].expand_as(cell)), now)
+            at = torch.where(here, torch.where(accepted, following, -1), at)
+        said = prediction.pick(last)
+        decision = Decision(turn >= 0, now.tokens, order=turn, confidence=said.confidence, turn=turn)
+        return decision, self.draft(view, now, said)
+
+    def ranking(self, said: Prediction) -> Tensor:
+        """Fp32 ``[B, G]``: what the order looks at, larger is earlier; nothing that was drawn."""
+        if self.order == "left_to_right":
+            return -torch.arange(said.token.shape[1], device=said.token.device).float().expand(said.token.shape)
+        assert said.probs is not None
+        return said.scatter(said.probs.amax(-1))
+
+    def draft(self, view: View, now: View, said: Prediction) -> Drafts:
+        """The tokens that ``said`` drew for the cells next in line, and their distributions."""
+        width = view.tokens.shape[1]
+        where = said.predicted & now.masked & (self.cross_block | (view.index < view.end[:, None]))
+        # Nearer blocks first: there is only one when drafts stay inside it.
+        block = (now.index - now.start[:, None]).clamp(min=0) // (now.end - now.start).clamp(min=1)[:, None]
+        line = rank(-(block * width + rank(self.ranking(said), where)).double(), where)
+        rounds = (line + 1).masked_fill(line >= self.drafts - 1, width)
+        row, cell = (rounds < width).nonzero(as_tuple=True)
+        p = torch.zeros(len(rounds), self.drafts, self.vocab_size, device=rounds.device)
+        p[row, rounds[row, cell] - 1] = _at(said, row, cell)
+        return Drafts(said.token, rounds, now.step, now.block_step, p)
+
+
+def _at(said: Prediction, row: Tensor, cell: Tensor) -> Tensor:
+    """Fp32 ``[N, V]``: the distributions at ``N`` cells; junk where nothing was predicted."""
+    assert said.probs is not None and said.cells is not None
+    flat = row * said.token.shape[1] + cell
+    return said.probs[torch.searchsorted(said.cells, flat).clamp(max=max(len(said.cells) - 1, 0))]
+
+
+def _draw(weights: Tensor, luck: Tensor) -> Tensor:
+    """Long ``[B]``: a token per row in proportion to ``weights`` ``[B, V]``, by the numbers ``luck`` from [0, 1)."""
+    reach = weights.double().cumsum(-1)
+    token = (reach <= luck[:, None] * reach[:, -1:]).sum(-1).clamp(max=weights.shape[1] - 1)
+    # Rounding must not land on a token of weight 0.
+    possible = weights.gather(1, token[:, None])[:, 0] > 0
+    return torch.where(possible, token, weights.argmax(-1))
