@@ -12,6 +12,7 @@ import torch
 from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
+from dllm_decode.estimate import memory_errors_explained
 from dllm_decode.events import StepEvent
 from dllm_decode.forward import CACHES, Forwarder, can_shadow
 from dllm_decode.loop import Run
@@ -19,6 +20,7 @@ from dllm_decode.models import load_model
 from dllm_decode.models.base import DenoisingModel
 from dllm_decode.models.tokenizers import token_ids
 from dllm_decode.result import GenerationResult
+from dllm_decode.streaming import StreamRelay
 from dllm_decode.trace import Trace
 from samplers import Composition, EosStop, Policy, Setting, parse_policy, spell
 from samplers.registry import suggest
@@ -132,12 +134,13 @@ class DiffusionSampler:
             )
         began = time.perf_counter()
         run.events = on_step is not None or streamer is not None
-        relay = None if streamer is None else StreamRelay(streamer, self.model)
-        for event in run.steps():
-            if on_step is not None:
-                on_step(event)
-            if relay is not None:
-                relay(event)
+        relay = None if streamer is None else StreamRelay(streamer)
+        with memory_errors_explained(self.model, len(run.traces), run.rows.slots.shape[1], self.cache, config):
+            for event in run.steps():
+                if on_step is not None:
+                    on_step(event)
+                if relay is not None:
+                    relay(event)
         return self._result(run, time.perf_counter() - began)
 
     def stream(self, prompt: Prompt, *, chat: bool | None = None, **overrides: Any) -> Iterator[StepEvent]:
@@ -249,25 +252,6 @@ class DiffusionSampler:
             seconds=seconds,
             model_seconds=run.forwarder.seconds,
         )
-
-
-class StreamRelay:
-    """Feeds a transformers streamer: settled ids once by ``put``, the whole draft by ``put_draft``, then ``end``."""
-
-    def __init__(self, streamer: Any, model: DenoisingModel) -> None:
-        self.streamer, self.model, self.sent = streamer, model, 0
-
-    def __call__(self, event: StepEvent) -> None:
-        """Relay one event."""
-        fresh = event.tokens[self.sent : event.settled]
-        if fresh:
-            self.streamer.put(torch.tensor(fresh))
-            self.sent = event.settled
-        draft = getattr(self.streamer, "put_draft", None)
-        if draft is not None:
-            draft(torch.tensor(event.tokens))
-        if event.finished:
-            self.streamer.end()
 
 
 def _generator(seed: int, row: int) -> torch.Generator:

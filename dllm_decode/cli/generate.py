@@ -31,6 +31,7 @@ from dllm_decode.cli.common import (
     stderr,
     stdout,
 )
+from dllm_decode.cli.estimate import print_estimate
 from dllm_decode.cli.prompts import Prompt, read_prompts, shown
 from dllm_decode.errors import DllmError
 from dllm_decode.glyphs import Glyphs, annotate
@@ -87,6 +88,23 @@ def generate(
             "--chat/--raw", help="Use the model's chat template, or the text as it is. [default: if it has one]"
         ),
     ] = None,
+    refresh: Annotated[
+        str,
+        typer.Option(
+            help="With a cache: recompute the whole row every N blocks, or in the first block only ('window').",
+            metavar="N|window",
+            rich_help_panel=DECODING,
+        ),
+    ] = "1",
+    refresh_window: Annotated[
+        int,
+        typer.Option(
+            help="Cells on either side of the block that the other openings recompute.", rich_help_panel=DECODING
+        ),
+    ] = 0,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the memory it would take, and do nothing else.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per prompt and line.", rich_help_panel=OUTPUT)
     ] = False,
@@ -124,7 +142,23 @@ def generate(
         guidance=guidance,
         early_stop=early_stop,
         infill=infill,
+        refresh=int(refresh) if refresh.isdecimal() else refresh,  # type: ignore[arg-type]  # checked there
+        refresh_window=refresh_window,
     )
+    if estimate:
+        check_cache(cache)
+        print_estimate(
+            prompts,
+            model=model,
+            policy=policy,
+            cache=cache,
+            config=config,
+            batch_size=batch_size,
+            chat=False if infill and chat is None else chat,
+            device=device,
+            dtype=dtype,
+        )
+        return
     traces = None if trace is None else OutputFile(trace, "the trace")
     check_policy(policy)
     check_cache(cache)

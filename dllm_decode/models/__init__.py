@@ -5,7 +5,7 @@ from dllm_decode.models.callable import CallableModel
 from dllm_decode.models.dream import Dream, DreamConfig
 from dllm_decode.models.families import FAMILIES
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
-from dllm_decode.models.loading import load_model
+from dllm_decode.models.loading import inspect_model, load_model
 from dllm_decode.models.native import NativeModel
 from dllm_decode.models.tokenizers import TextCodec
 
@@ -20,5 +20,6 @@ __all__ = [
     "LLaDAConfig",
     "NativeModel",
     "TextCodec",
+    "inspect_model",
     "load_model",
 ]

@@ -17,7 +17,7 @@ from dllm_decode.errors import LoadError
 from dllm_decode.models.families import FAMILIES
 from dllm_decode.models.layers import BidirectionalLM
 from dllm_decode.models.native import NativeModel
-from dllm_decode.models.tokenizers import load_tokenizer
+from dllm_decode.models.tokenizers import TextCodec, load_tokenizer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -77,6 +77,23 @@ def load_model(
         name=str(name_or_path),
         attention=attention,
     )
+
+
+def inspect_model(
+    name_or_path: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device | None = None
+) -> tuple[Any, torch.dtype, TextCodec | None]:
+    """What `load_model` would load, without reading weights: config, dtype it would run in, tokenizer.
+
+    Raises:
+        LoadError, ConfigError: as `load_model`.
+    """
+    want_dtype, want_device = _dtype(dtype), _device(device)
+    folder = _folder(name_or_path)
+    family, config = _config(folder)
+    stored = _check_weights(folder, family, config)
+    if want_dtype is None:
+        want_dtype = torch.float32 if want_device.type == "cpu" else stored
+    return config, want_dtype, load_tokenizer(folder, config.model_type)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -149,8 +166,8 @@ def _config(folder: Path) -> tuple[type[BidirectionalLM], Any]:
             f"{folder} holds a model of type {kind!r}; supported types are {', '.join(FAMILIES)} "
             "(any other masked-diffusion model plugs in as a CallableModel)."
         )
-    # transformers 4 also saves its own names, at its own defaults (tie_word_embeddings=True): the family's names count.
-    alias = FAMILIES[kind].config_class.attribute_map
+    # transformers 4 also saves its own names, at its own defaults (tie_word_embeddings=True): the family's count.
+    alias = FAMILIES[kind].config_class.attribute_map  # type: ignore[union-attr]
     fields = {name: value for name, value in fields.items() if alias.get(name) not in fields}
     try:
         config = FAMILIES[kind].config_class.from_dict(fields)  # type: ignore[union-attr]

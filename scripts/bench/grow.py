@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dllm_decode.roofline import Machine, Shape, estimate_memory
+from dllm_decode.estimate import estimate_memory
+from dllm_decode.roofline import Machine, Shape
 from scripts.bench.measure import middle, random_llada, time_ours
 
 LAYERS, WIDTH, VOCABULARY, BLOCK = 4, 512, 8192, 32

@@ -1,0 +1,64 @@
+"""``dllm-decode generate --estimate``: what a generation would take, without loading the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from dllm_decode.cli.common import check_policy, stdout
+
+if TYPE_CHECKING:
+    from dllm_decode.config import GenerationConfig
+    from dllm_decode.sampler import Prompt
+
+
+def print_estimate(
+    prompts: Sequence[Prompt],
+    *,
+    model: str,
+    policy: str,
+    cache: str,
+    config: GenerationConfig,
+    batch_size: int,
+    chat: bool | None,
+    device: str | None,
+    dtype: str | None,
+) -> None:
+    """Print weights, cache and workspace of decoding these prompts, and the memory there is."""
+    import torch
+
+    from dllm_decode.estimate import GIB, estimate_memory
+    from dllm_decode.models import inspect_model
+    from dllm_decode.roofline import Shape
+    from samplers import Composition
+
+    settings, width, tokenizer = inspect_model(model, dtype, device)
+    longest = 0
+    if tokenizer is not None:
+        templated = tokenizer.chat_template is not None if chat is None else chat
+        longest = max(len(tokenizer.encode_prompt(prompt, templated)) for prompt in prompts)
+    slots = longest + config.max_new_tokens
+    rows = min(batch_size, len(prompts))
+    drafts = max((getattr(part, "drafts", 1) for part in Composition.of(check_policy(policy)).parts), default=1)
+    needs = estimate_memory(
+        Shape.of(settings, width.itemsize),
+        rows,
+        slots,
+        min(config.block_length or slots, slots),
+        cache,
+        config.guidance > 0,
+        drafts,
+    )
+    on_gpu = device.startswith("cuda") if device is not None else torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    name = str(width).removeprefix("torch.")
+    table = Table(title=f"{model}: {rows} rows of up to {slots} tokens, cache {cache}, {name}")
+    table.add_column("part")
+    table.add_column("GiB", justify="right")
+    for part in ("weights", "cache", "workspace", "total"):
+        table.add_row(part, f"{getattr(needs, part) / GIB:.3f}")
+    table.add_row("free now", f"{free / GIB:.3f}")
+    stdout().print(table)
