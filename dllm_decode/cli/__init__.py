@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -61,6 +62,9 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 failure, 2 bad usage or input, 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a mask or a newline sign must not end the run on an ASCII terminal
+            stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
     try:
         code = command.main(args=args, prog_name="dllm-decode", standalone_mode=False)

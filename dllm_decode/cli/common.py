@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -58,6 +59,13 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console of progress and notes."""
     return Console(stderr=True)
+
+
+def write_json(out: Console, value: Any, indent: int | None = None) -> None:
+    """One JSON value and a newline, flushed; in ASCII where the stream cannot hold more."""
+    readable = (getattr(out.file, "encoding", None) or "").lower() in ("utf-8", "utf8")
+    out.file.write(json.dumps(value, ensure_ascii=not readable, indent=indent) + "\n")
+    out.file.flush()
 
 
 def check_policy(text: str) -> Policy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +26,7 @@ from dllm_decode.cli.common import (
     load,
     stderr,
     stdout,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def evaluate(
 def _show(report: EvaluationReport, as_json: bool) -> None:
     out = stdout()
     if as_json:
-        out.file.write(json.dumps(report.to_dict()) + "\n")
-        out.file.flush()
+        write_json(out, report.to_dict())
     else:
         print_report(report, out)
 

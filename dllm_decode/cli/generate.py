@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +29,7 @@ from dllm_decode.cli.common import (
     load,
     stderr,
     stdout,
+    write_json,
 )
 from dllm_decode.cli.estimate import print_estimate
 from dllm_decode.cli.prompts import Prompt, read_prompts, shown
@@ -179,8 +179,7 @@ def generate(
             traces.append("".join(line + "\n" for one in result.trace for line in one.to_lines()))
         for row, given in enumerate(batch):
             if as_json:
-                out.file.write(json.dumps(record(sampler, given, result, row), ensure_ascii=False) + "\n")
-                out.file.flush()
+                write_json(out, record(sampler, given, result, row))
             else:
                 many = len(prompts) > 1 and out.is_terminal
                 _print(out, _text(sampler, result, row), f"{number * batch_size + row + 1}" if many else "")

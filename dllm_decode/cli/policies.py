@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import typing
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dllm_decode.cli.common import stdout
+from dllm_decode.cli.common import stdout, write_json
 
 
 def policies(
@@ -33,7 +32,7 @@ def policies(
     rows = [describe(key) for key in chosen]
     out = stdout()
     if as_json:
-        out.file.write(json.dumps(rows, indent=2) + "\n")
+        write_json(out, rows, indent=2)
     elif name is None:
         _print_table(rows, out)
     else:

@@ -265,6 +265,15 @@ def test_replay_plays_what_generate_saved(table, capsys, tmp_path, monkeypatch):
     assert "row 0" not in shown and " c d∎" in shown
 
 
+def test_replay_on_an_ascii_stream(table, tmp_path):
+    trace = str(tmp_path / "t.jsonl")
+    assert main(["generate", "sort: b a", "--trace", trace, "--policy", "topk:k=1"]) == 0
+    command = [sys.executable, "-m", "dllm_decode", "replay", trace]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stderr == "" and "NFE 3" in done.stdout and done.stdout.isascii()
+
+
 def test_demo_compares_two_policies_and_draws_a_picture(table, capsys, tmp_path):
     drawn = [samples(name, "test", 1, 0)[0] for name in ("sort", "chain", "lines")]
     table(table_of(drawn))
