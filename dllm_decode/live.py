@@ -184,7 +184,7 @@ def plain_line(event: StepEvent, glyphs: Glyphs) -> str:
         OPEN_MASK if token == glyphs.mask_id else text
         for token, text in zip(event.tokens[event.start : stop], cells, strict=True)
     ]
-    return f"forward {event.step:>3}  block [{event.start}, {event.end})  +{len(event.cells):<3}{''.join(shown)}"
+    return f"forward {event.step:>3}  block [{event.start}, {event.end})  +{len(event.cells):<3} {''.join(shown)}"
 
 
 class LiveView:
