@@ -124,8 +124,10 @@ class StochasticFreeDave(Policy):
 def _at(said: Prediction, row: Tensor, cell: Tensor) -> Tensor:
     """Fp32 ``[N, V]``: the distributions at ``N`` cells; junk where nothing was predicted."""
     assert said.probs is not None and said.cells is not None
+    if not len(said.cells):  # every branch was complete: nothing was scored
+        return said.probs.new_zeros(len(row), said.probs.shape[1])
     flat = row * said.token.shape[1] + cell
-    return said.probs[torch.searchsorted(said.cells, flat).clamp(max=max(len(said.cells) - 1, 0))]
+    return said.probs[torch.searchsorted(said.cells, flat).clamp(max=len(said.cells) - 1)]
 
 
 def _draw(weights: Tensor, luck: Tensor) -> Tensor:
