@@ -83,7 +83,8 @@ class ThresholdQuota(Policy):
         left, opening = prediction.open.sum(-1), view.block_step == 0
         total = torch.where(opening, left, memory[0])
         steps = torch.where(opening, self.steps, memory[1])
-        allowed = total // self.steps * (view.block_step + 1).clamp(max=self.steps) - (total - left)
+        allowed = total // self.steps * (view.block_step + 1) - (total - left)
+        allowed = torch.where(view.block_step + 1 >= self.steps, left, allowed)
         places = rank(prediction.confidence, prediction.open)
         quota = places < allowed[:, None]
         write = quota & ((prediction.confidence >= self.threshold) | (places == 0))
