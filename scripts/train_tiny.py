@@ -192,6 +192,8 @@ class Trainer:
 def _work(rank: int, run: Run) -> None:
     torch.set_num_threads(1 if run.device == "cpu" else 4)
     if run.processes > 1:
+        if hasattr(os, "setsid"):
+            os.setsid()  # Linux shares cores among sessions first: two processes of one session get one share
         dist.init_process_group("gloo", rank=rank, world_size=run.processes)
     try:
         Trainer(run, rank).train()
@@ -234,7 +236,7 @@ def main(
         return
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
-    torch.multiprocessing.spawn(_work, (run,), nprocs=run.processes)
+    torch.multiprocessing.spawn(_work, (run,), nprocs=run.processes, daemon=True)
 
 
 if __name__ == "__main__":
