@@ -44,6 +44,7 @@ _EXPORTS: dict[str, str] = {
         "samplers",
     ),
     **dict.fromkeys(("LocalLeap", "AdaBlock", "Learn2PD", "EoTP", "EGP", "volatility_band"), "samplers"),
+    **dict.fromkeys(("CCD", "CCDDS", "SchED", "Prophet", "FreeDave", "FreeDavePlus"), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),
 }

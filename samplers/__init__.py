@@ -6,6 +6,7 @@ A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract`.
 from __future__ import annotations
 
 from samplers.adablock import AdaBlock, volatility_band
+from samplers.ccd import CCD, CCDDS
 from samplers.compose import Composition, settle, validate
 from samplers.contract import (
     Decision,
@@ -24,15 +25,20 @@ from samplers.eos import DeferEos, EosStop
 from samplers.eotp import EoTP
 from samplers.factor import Factor
 from samplers.frechet import Frechet
+from samplers.freedave import FreeDave, FreeDavePlus
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
+from samplers.prophet import Prophet
 from samplers.reference import BlindFirst, ExtraForward, ThresholdQuota
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
+from samplers.sched import SchED
 from samplers.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.threshold import Threshold
 from samplers.topk import TopK
 
 __all__ = [
+    "CCD",
+    "CCDDS",
     "EGP",
     "REGISTRY",
     "AdaBlock",
@@ -46,12 +52,16 @@ __all__ = [
     "ExtraForward",
     "Factor",
     "Frechet",
+    "FreeDave",
+    "FreeDavePlus",
     "Learn2PD",
     "LocalLeap",
     "Policy",
     "PolicyError",
     "Prediction",
+    "Prophet",
     "Query",
+    "SchED",
     "Setting",
     "Threshold",
     "ThresholdQuota",
