@@ -52,6 +52,7 @@ class Run:
     samples: int
     full_share: float
     late_full_share: float
+    stale_share: float
     floor: float
     compiled: bool
 
@@ -111,7 +112,7 @@ class Trainer:
             size = run.tokens * 2 if late else run.tokens
             share = run.late_full_share if self.progress >= 0.6 else run.full_share
             self.rounds += 1
-            for batch in batches(rng, generator, self.mix(), size, share):
+            for batch in batches(rng, generator, self.mix(), size, share, stale_share=run.stale_share):
                 before = time.perf_counter()
                 window += self._update(batch, before)
                 bar.n = round(100 * self.progress, 1)
@@ -131,8 +132,7 @@ class Trainer:
         own = torch.zeros(2, len(NAMES), device=run.device)
         with torch.autocast(torch.device(run.device).type, torch.bfloat16):
             for part in batch:
-                tensors = [t.to(run.device) for t in (part.tokens, part.target, part.weight, part.task)]
-                sums = task_losses(self.model, *tensors)
+                sums = task_losses(self.model, part.to(run.device))
                 sums[0].sum().backward()
                 own += sums.detach()
                 self.seen += part.tokens.numel() * run.processes
@@ -223,6 +223,7 @@ def main(
     samples: Annotated[int, typer.Option(help="validation samples per task")] = 32,
     full_share: Annotated[float, typer.Option(help="share of rows on a canvas longer than their answer")] = 0.25,
     late_full_share: Annotated[float, typer.Option(help="the same in the last 40 % of the budget")] = 0.5,
+    stale_share: Annotated[float, typer.Option(help="share of batches decoded as under a stale cache")] = 0.5,
     floor: Annotated[float, typer.Option(help="least weight of a task in the mix")] = 0.1,
     compiled: Annotated[bool, typer.Option(help="compile the blocks (a minute first, then 1.4 times as fast)")] = True,
 ) -> None:

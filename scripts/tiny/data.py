@@ -7,6 +7,9 @@ bring every state that a decoder meets into the training distribution:
 - "low": one to four answer cells open, the last moves of one-cell-at-a-time decoding, where coupled tasks are decided;
 - "prefix": everything from a random cut on is masked (left to right through worked steps);
 - "block": cells before a block are decided, the block is partly masked, everything after it is masked.
+
+Some batches are *stale*: as under a KV cache, everything outside the current window (the block, else the whole canvas)
+was computed when the window was still all masks, and the window alone knows what it holds now.
 """
 
 from __future__ import annotations
@@ -69,12 +72,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one length: long ``tokens``, ``target`` [R, L], ``task`` [R]; ``weight`` [R, L], 0 where not masked."""
+    """Rows of one length: long ``tokens``, ``target`` [R, L], ``task`` [R]; ``weight`` [R, L], 0 where not masked.
+
+    Stale batches also hold what `ForwardInput` needs to hide the window from the rest: long ``positions`` and
+    ``branch`` [R, L], real columns ``queries`` [R].
+    """
 
     tokens: Tensor
     target: Tensor
     weight: Tensor
     task: Tensor
+    positions: Tensor | None = None
+    branch: Tensor | None = None
+    queries: Tensor | None = None
+
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        moved = {name: None if x is None else x.to(device) for name, x in vars(self).items()}
+        return Batch(**moved)
 
 
 def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
@@ -114,7 +129,31 @@ def _rank(keys: Tensor) -> Tensor:
     return keys.argsort(1).argsort(1)
 
 
-def mask_rows(rows: list[Row], generator: torch.Generator) -> Batch:
+def make_stale(batch: Batch, first: Tensor, last: Tensor) -> Batch:
+    """Bring the window, slots ``[first, last)`` (long [R, 1]), a second time: masks for the others, itself for itself.
+
+    The shared columns hold the row with its window all masked, as at the block's opening forward; behind them the
+    window's real tokens form a branch that sees the shared columns, except the slots it brings itself.
+    """
+    rows, length = batch.tokens.shape
+    slots = torch.arange(length)[None]
+    column = torch.arange(int((last - first).max()))[None]
+    inside = column < last - first
+    place = (first + column).clamp(max=length - 1)
+    context = torch.where((slots >= first) & (slots < last), MASK_ID, batch.tokens)
+    window = torch.where(inside, batch.weight.gather(1, place), 0.0)
+    return Batch(
+        torch.cat([context, batch.tokens.gather(1, place)], 1),
+        torch.cat([batch.target, batch.target.gather(1, place)], 1),
+        torch.cat([torch.zeros_like(batch.weight), window], 1),
+        batch.task,
+        torch.cat([slots.expand(rows, -1), place * inside], 1),
+        torch.cat([torch.full_like(batch.tokens, -1), torch.zeros_like(place)], 1),
+        length + inside.sum(1),
+    )
+
+
+def mask_rows(rows: list[Row], generator: torch.Generator, stale_share: float = 0.0) -> Batch:
     """Pad rows to one length with end tokens (legitimate canvas) and mask them."""
     count, length = len(rows), max(row.total for row in rows)
     target = torch.full((count, length), EOS_ID)
@@ -175,11 +214,22 @@ def mask_rows(rows: list[Row], generator: torch.Generator) -> Batch:
 
     far = ((kind == 1) & (cell >= cut + NEAR)) | ((kind == 2) & (cell >= high))
     weight = torch.where(tail, TAIL_WEIGHT, torch.where(far, FAR_WEIGHT, 1.0)) * masked
-    return Batch(torch.where(masked, MASK_ID, target), target, weight, task)
+    batch = Batch(torch.where(masked, MASK_ID, target), target, weight, task)
+    if float(uniform(1)) >= stale_share:
+        return batch
+    blockwise = kind == 2
+    first = start + torch.where(blockwise, low, 0)
+    return make_stale(batch, first, torch.where(blockwise, start + high, length).clamp(max=length))
 
 
 def batches(
-    rng: Random, generator: torch.Generator, mix: list[float], tokens: int, full_share: float, steps: int = 8
+    rng: Random,
+    generator: torch.Generator,
+    mix: list[float],
+    tokens: int,
+    full_share: float,
+    steps: int = 8,
+    stale_share: float = 0.0,
 ) -> Iterator[list[Batch]]:
     """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
 
@@ -200,4 +250,4 @@ def batches(
     pairs = [[groups[i], groups[2 * steps - 1 - i]] for i in range(steps)]
     rng.shuffle(pairs)
     for pair in pairs:
-        yield [mask_rows(group, generator) for group in pair if group]
+        yield [mask_rows(group, generator, stale_share) for group in pair if group]

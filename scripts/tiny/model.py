@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 from dllm_decode.models.base import ForwardInput
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, save_tokenizer, vocabulary
-from scripts.tiny.data import NAMES
+from scripts.tiny.data import NAMES, Batch
 
 
 def build_model(width: int, layers: int, heads: int, inner: int, seed: int) -> LLaDA:
@@ -48,10 +48,15 @@ def build_model(width: int, layers: int, heads: int, inner: int, seed: int) -> L
     return model
 
 
-def task_losses(model: LLaDA, tokens: Tensor, target: Tensor, weight: Tensor, task: Tensor) -> Tensor:
+def task_losses(model: LLaDA, batch: Batch) -> Tensor:
     """Weighted cross-entropy of the masked cells and its weight, summed per task: ``[2, tasks]``."""
+    tokens, target, weight, task = batch.tokens, batch.target, batch.weight, batch.task
     cells = weight.flatten().nonzero()[:, 0]
-    logits = logits_at(model, tokens, cells)
+    if batch.positions is None or batch.queries is None:
+        logits = logits_at(model, tokens, cells)
+    else:
+        inp = ForwardInput(tokens, batch.positions, batch.queries, batch.queries, batch.branch)
+        logits = model.head(model.hidden(inp, cells))
     loss = F.cross_entropy(logits.float(), target.flatten()[cells], reduction="none")
     used = weight.flatten()[cells]
     owner = task[:, None].expand_as(tokens).flatten()[cells]

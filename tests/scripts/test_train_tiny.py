@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from dllm_decode.models.base import ForwardInput
 from dllm_decode.models.llada import LLaDA
+from dllm_decode.models.native import NativeModel
 from dllm_decode.tasks import TASKS
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
 from scripts.tiny.data import FAR_WEIGHT, NAMES, SHARES, TAIL_WEIGHT, batches, make_row, mask_rows
@@ -41,6 +43,7 @@ def tiny_run(folder: Path, steps: int) -> Run:
         samples=1,
         full_share=0.25,
         late_full_share=0.5,
+        stale_share=0.5,
         floor=0.1,
         compiled=False,
     )
@@ -179,3 +182,39 @@ def test_training_lowers_the_loss(tmp_path):
 def test_every_task_has_its_mask_shares():
     assert set(SHARES) == set(TASKS)
     assert all(0 <= sum(shares) <= 1 for shares in SHARES.values())
+
+
+def test_stale_rows_see_what_a_dual_cache_shows():
+    rows = rows_of("sort", 3) + rows_of("lines", 2)
+    stale = mask_rows(rows, torch.Generator().manual_seed(1), stale_share=1.0)
+    assert stale.positions is not None and stale.queries is not None and stale.branch is not None
+    module = build_model(width=32, layers=2, heads=2, inner=48, seed=0)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if name.endswith(("attn_out.weight", "ff_out.weight")):  # zero at first: nothing would mix
+                weight.normal_(std=0.2)
+    model = NativeModel(module, mask_id=MASK_ID)
+    cells = stale.weight.flatten().nonzero()[:, 0]
+    inp = ForwardInput(stale.tokens, stale.positions, stale.queries, stale.queries, stale.branch)
+    trained = model.hidden(inp, cells)
+
+    length = int((stale.branch[0] == -1).sum())
+    seen = {}
+    for row in range(len(rows)):
+        count = int(stale.queries[row]) - length
+        cache = model.new_cache(1, length)
+        whole, slots = torch.tensor([length]), torch.arange(length)[None]
+        opening = ForwardInput(stale.tokens[row : row + 1, :length], slots, whole, whole, cache=cache)
+        model.hidden(opening, torch.zeros(1, dtype=torch.long))
+        window = slice(length, length + count)
+        step = ForwardInput(
+            stale.tokens[row : row + 1, window],
+            stale.positions[row : row + 1, window],
+            torch.tensor([count]),
+            whole,
+            cache=cache,
+        )
+        seen[row] = model.hidden(step, torch.arange(count))
+    width = stale.tokens.shape[1]
+    decoded = torch.stack([seen[int(c) // width][int(c) % width - length] for c in cells])
+    torch.testing.assert_close(trained, decoded, atol=1e-5, rtol=1e-5)
