@@ -35,6 +35,7 @@ class FilterNetwork(nn.Module):
             KeyError, RuntimeError: names or shapes are not a filter's.
         """
         hidden, width = state["linear1.weight"].shape
-        network = cls(width, hidden)
-        network.load_state_dict(state)
+        with torch.device("meta"):  # no random weights that would be thrown away
+            network = cls(width, hidden)
+        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
         return network.eval().requires_grad_(False)

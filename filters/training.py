@@ -94,13 +94,21 @@ def fit(
         recipe: see :class:`Recipe`.
         progress: called with the number of epochs done since the last call.
     """
-    recipe = recipe if recipe is not None else Recipe()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the matrices are so small that threads only wait for each other
+    try:
+        return _fit(train, valid, recipe if recipe is not None else Recipe(), progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(train: Records, valid: Records, recipe: Recipe, progress: Callable[[int], None] | None) -> Fit:
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = FilterNetwork(train.width, recipe.hidden)
         order = torch.Generator().manual_seed(recipe.seed)
-    optim = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optim = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     batch = min(recipe.batch or len(train), len(train))
     every = max(1, recipe.epochs // 100)
     losses: list[tuple[int, float, float]] = []
@@ -174,7 +182,7 @@ def thresholds(count: int = 400) -> Tensor:
 
 
 def choose_threshold(score: Tensor, records: Records, max_false_positives: float) -> Measures:
-    """The lowest threshold from which on false positives stay within a share of what is accepted.
+    """The lowest threshold at which false positives stay within a share of what is accepted.
 
     Args:
         score: fp32 ``[N, width]``.
@@ -189,11 +197,12 @@ def choose_threshold(score: Tensor, records: Records, max_false_positives: float
     inside, right = score[records.open], records.right[records.open]
     ranked, order = inside.double().sort(descending=True)
     wrong = (~right[order]).cumsum(0)
-    candidates = thresholds().flip(0)
+    candidates = thresholds()
     taken = torch.searchsorted(-ranked, -candidates, right=False)  # how many lie strictly above
     share = torch.where(taken > 0, wrong[(taken - 1).clamp(min=0)] / taken.clamp(min=1), 0.0)
-    good = int((share <= max_false_positives).cumprod(0).sum())
-    return measure(score, records, float(candidates[good - 1]) if good else 1.0)
+    good = (taken > 0) & (share <= max_false_positives)
+    lowest = float(candidates[good.to(torch.uint8).argmax()]) if bool(good.any()) else 1.0
+    return measure(score, records, lowest)
 
 
 @dataclass(frozen=True)
