@@ -9,9 +9,8 @@ from typing import Any
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.evaluate import wilson
-from dllm_decode.filter_data import STATIC, Ask, batches
+from dllm_decode.filter_data import STATIC, Ask, batches, contents
 from dllm_decode.models.base import DenoisingModel
-from dllm_decode.result import GenerationResult
 from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks import score
 from samplers import EGP, Policy
@@ -78,11 +77,11 @@ def judge(
         prompts, settings = [ask.prompt for ask in batch], config.replace(max_new_tokens=batch[0].cells)
         static = DiffusionSampler(model, STATIC, cache, settings).generate(prompts)
         oracle = EGP(tuple(map(tuple, static.sequences)))
-        wanted = _contents(static)
+        wanted = contents(static)
         for name in names:
             policy = policies.get(name, oracle)
             result = static if name == "static" else DiffusionSampler(model, policy, cache, settings).generate(prompts)
-            for row, content in enumerate(_contents(result)):
+            for row, content in enumerate(contents(result)):
                 sample = batch[row].sample
                 right = sample is not None and result.texts is not None and score(sample, result.texts[row])
                 rows[name].append((result.nfe[row], len(content), content == wanted[row], right))
@@ -94,7 +93,3 @@ def judge(
         tpf = content_tokens / max(1, nfe)
         outcomes.append(Outcome(name, n, nfe / n, tpf, same / n, correct if scored else None))
     return outcomes
-
-
-def _contents(result: GenerationResult) -> list[list[int]]:
-    return [row[:n] for row, n in zip(result.sequences, result.content_tokens, strict=True)]

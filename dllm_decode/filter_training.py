@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
-from dllm_decode.filter_data import AskSets, collect
+from dllm_decode.filter_data import STATIC, AskSets, batches, collect
 from dllm_decode.filter_outcomes import Outcome, Progress, judge
 from dllm_decode.models.base import DenoisingModel
+from dllm_decode.sampler import DiffusionSampler
 from filters import (
     REFERENCE_RECIPE,
     Calibration,
@@ -88,11 +90,7 @@ class FilterReport:
         Raises:
             DllmError: matplotlib is not installed.
         """
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise DllmError("the calibration plot needs matplotlib; install dllm-decode[plots].") from error
-        matplotlib.use("Agg")
+        check_plots()
         from matplotlib.figure import Figure
 
         curve = self.calibration
@@ -106,6 +104,12 @@ class FilterReport:
         low.bar(curve.said, curve.count, width=0.06, color="#1f5fa8")
         low.set(xlabel="probability said by the filter", ylabel="open cells", yscale="log", xlim=(0, 1))
         figure.savefig(path, dpi=150)
+
+
+def check_plots() -> None:
+    """Raise :class:`DllmError` where nothing can be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DllmError("the calibration plot needs matplotlib; install dllm-decode[plots].")
 
 
 def train_filter(
@@ -146,7 +150,12 @@ def train_filter(
         DllmError: something given cannot be used.
     """
     tell: Progress = progress if progress is not None else lambda stage, step, size: None
+    if not 0 < max_false_positives < 1:
+        raise DllmError(f"max_false_positives is {max_false_positives}; give a share between 0 and 1, such as 0.01.")
     config = GenerationConfig.from_dict({**settings, "block_length": block_length})
+    sampler = DiffusionSampler(model, STATIC, cache, config)
+    for batch in batches([*asks.train, *asks.valid, *asks.test], batch_size):
+        sampler.check([ask.prompt for ask in batch], max_new_tokens=batch[0].cells)
     folder = Path(work)
     try:
         train, valid, test = (

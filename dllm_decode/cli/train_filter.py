@@ -18,6 +18,7 @@ from dllm_decode.cli.common import (
     Device,
     Dtype,
     ModelName,
+    OutputFile,
     Seed,
     check_batch_size,
     check_cache,
@@ -78,6 +79,11 @@ def train_filter(
     check_cache(cache)
     if block_length < 1:
         raise DllmError(f"block_length is {block_length}; give a whole number from 1 up.")
+    if plot is not None:
+        from dllm_decode.filter_training import check_plots
+
+        check_plots()
+        OutputFile(plot, "the calibration plot")
     prompts = None if file is None else read_prompts(None, file)
 
     from tqdm import tqdm
