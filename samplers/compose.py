@@ -150,9 +150,15 @@ class Composition(Policy):
     def finish(  # noqa: D102
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
     ) -> tuple[Decision, Memory]:
-        if decision.turn is not None and prediction.branches > 1 and self.playing("finish"):
-            return self._finish_turns(view, prediction, decision, memory)
-        return self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
+        if not self.playing("finish"):
+            return decision, memory
+        if decision.turn is not None and prediction.branches > 1:
+            done, memory = self._finish_turns(view, prediction, decision, memory)
+        else:
+            done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
+        # What a finishing part fills in comes after what was decided.
+        order = -prediction.confidence if done.order is None else done.order.float()
+        return replace(done, order=order.masked_fill(done.write & ~decision.write, torch.inf)), memory
 
     def _finish_turns(
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory

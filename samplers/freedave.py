@@ -99,8 +99,8 @@ class FreeDave(Policy):
         now, rule = memory.resume(view, self.cross_block), memory.own
         at = torch.zeros_like(view.start)  # the branch where each row's chain stands
         turn = torch.full_like(view.tokens, -1)
-        order = torch.zeros_like(turn)
-        confidence = torch.zeros(turn.shape, device=turn.device)
+        order = torch.zeros(turn.shape, device=turn.device)
+        confidence = torch.zeros_like(order)
         for branch in range(prediction.branches):
             here = at == branch
             if not bool(here.any()):
@@ -116,10 +116,10 @@ class FreeDave(Policy):
             reached = torch.where(goes[:, None], accepted, then.tokens)
             fresh = here[:, None] & (reached != now.tokens)
             surest = -said.confidence if chosen.order is None else chosen.order
-            turn = torch.where(fresh, branch, turn)
             order = torch.where(fresh, branch * turn.shape[1] + rank(-surest, fresh), order)
             seen = said.confidence if chosen.confidence is None else chosen.confidence
-            confidence = torch.where(here[:, None], seen, confidence)
+            confidence = torch.where(here[:, None] & (turn < 0), seen, confidence)
+            turn = torch.where(fresh, branch, turn)
             now = put_rows(here, now.after(fresh, reached), now)
             rule = put_rows(here, taught, rule)
             at = torch.where(goes, onward, at)

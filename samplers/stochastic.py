@@ -73,6 +73,7 @@ class StochasticFreeDave(Policy):
         names = torch.arange(len(view.start), device=view.start.device)
         at = last = torch.zeros_like(view.start)
         turn = torch.full_like(view.tokens, -1)
+        confidence = prediction.pick(0).confidence
         for branch in range(prediction.branches):
             here = at == branch
             if not bool(here.any()):
@@ -82,22 +83,23 @@ class StochasticFreeDave(Policy):
             cell = best(self.ranking(said), open_) & here[:, None]
             place = cell.to(torch.uint8).argmax(-1)
             token, accepted = said.token[names, place], torch.zeros_like(here)
+            q = _at(said, names, place)
             following = branch + 1
             if following < prediction.branches:
                 judged = cell.any(-1) & (cell == (canvases[:, following] != canvases[:, branch])).all(-1)
                 draft = canvases[names, following, place]
                 p = memory.own[names, memory.rounds[names, place].clamp(max=self.drafts) - 1]
-                q = _at(said, names, place)
                 # The n-th draft is judged by the row's n-th number; the 0th is for its only refusal.
                 n = min(following, luck.shape[1] - 1)
                 accepted = judged & (luck[:, n] * p[names, draft] < q[names, draft])
                 instead = torch.where(accepted, draft, _draw((q - p).clamp(min=0), luck[:, 0]))
                 token = torch.where(judged, instead, token)
+            confidence = torch.where(cell, q[names, token][:, None], confidence)
             turn, last = turn.masked_fill(cell, branch), torch.where(here, branch, last)
             now = put_rows(here, now.after(cell, token[:, None].expand_as(cell)), now)
             at = torch.where(here, torch.where(accepted, following, -1), at)
         said = prediction.pick(last)
-        decision = Decision(turn >= 0, now.tokens, order=turn, confidence=said.confidence, turn=turn)
+        decision = Decision(turn >= 0, now.tokens, order=turn.float(), confidence=confidence, turn=turn)
         return decision, self.draft(view, now, said)
 
     def ranking(self, said: Prediction) -> Tensor:

@@ -1,0 +1,186 @@
+"""Does FreeDave decode exactly as the rule it accelerates?  Random models, prompts, blocks, drafts, orders, caches.
+
+    python -m scripts.check_lossless --cases 10000       # exits 1 if any row differs
+
+Both runs get the same ragged batch under the same cache.  A row differs when its tokens, or the order in which they
+were committed, do.  Whether a difference is the rule's or the rounding's (draft rows and plain rows go through
+different kernels) is settled by doing the case again in float64, where a near tie of float32 falls the same way twice:
+then it is counted as a tie, apart and never as equal; what differs in float64 too is a failure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import Annotated, Any
+
+import torch
+import typer
+from tqdm import tqdm
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
+from dllm_decode.result import GenerationResult
+from dllm_decode.sampler import DiffusionSampler
+
+VOCABULARY, EOS, MASK = 32, 30, 31
+#: The paper's rule half of the time, and any other deterministic rule.
+STEPS = ("topk:k=1",) * 5 + (
+    "topk:k=2",
+    "topk:k=3,score=margin",
+    "topk:k=1,score=entropy",
+    "topk:steps=3",
+    "threshold:threshold=0.5",
+    "factor:factor=1.5",
+    "localleap:anchor_threshold=0.5,relaxed_threshold=0.3,radius=2",
+    "ccd",
+    "ccdds:history=2,candidates=3",
+)
+#: What may stand beside a rule; SchED and Prophet cannot read every cell under the dual cache unless stale.
+BESIDE = ("",) * 8 + (
+    "adablock:delimiters=3/7/11,delimiter_threshold=0.05",
+    "sched:high=3.0,low=0.5,stale=true",
+    "prophet:early=3.0,middle=2.0,late=1.0,stale=true,max_change=0.5",
+    "eosstop:when=block",
+    "defereos",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison; prints as what is needed to repeat it."""
+
+    family: str
+    layers: int
+    model_seed: int
+    step: str
+    beside: str
+    drafts: int
+    order: str
+    cross_block: bool
+    cache: str
+    prompts: tuple[tuple[int, ...], ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def draw(cls, random: Random) -> Case:
+        """A random case."""
+        order = random.choice(("confidence", "confidence", "left_to_right"))
+        cache = random.choice(("none", "prefix", "dual"))
+        cross = cache == "none" and random.random() < 0.5
+        beside = random.choice(BESIDE)
+        length = random.randint(1, 20)
+        infill = random.random() < 0.1
+        token = (lambda: random.randrange(VOCABULARY)) if infill else (lambda: random.randrange(VOCABULARY - 1))
+        return cls(
+            family=random.choice(("llada", "llada", "dream")),
+            layers=random.randint(1, 2),
+            model_seed=random.randrange(500),
+            step="topk:k=1" if order == "left_to_right" else random.choice(STEPS),
+            beside="" if cross and beside.startswith("adablock") else beside,
+            drafts=random.choice((1, 2, 3, 4, 4, 8)),
+            order=order,
+            cross_block=cross,
+            cache=cache,
+            prompts=tuple(
+                tuple(token() for _ in range(random.randint(1, 10))) for _ in range(random.choice((1, 1, 2, 3)))
+            ),
+            settings={
+                "max_new_tokens": length,
+                "block_length": random.choice((None, 1, 2, 3, 4, 5, 8, 16)),
+                "early_stop": random.random() < 0.5,
+                "branches": random.choice(("auto", "expand", "tree")),
+                "guidance": random.choice((0.0,) * 9 + (0.7,)),
+                "infill": infill,
+            },
+        )
+
+    def policies(self) -> tuple[str, str]:
+        """The rule alone, and FreeDave with it."""
+        plain = self.step + (",score=position" if self.order == "left_to_right" else "")
+        options = f"step=({self.step}),drafts={self.drafts},order={self.order},cross_block={self.cross_block}"
+        fast = f"freedave:{options}"
+        return (f"{self.beside}+{plain}", f"{self.beside}+{fast}") if self.beside else (plain, fast)
+
+    def run(self, dtype: torch.dtype = torch.float32) -> tuple[GenerationResult, GenerationResult]:
+        """Decode the batch both ways."""
+        model = random_model(self.family, self.layers, self.model_seed, dtype)
+        config = GenerationConfig(**self.settings)
+        prompts = [list(prompt) for prompt in self.prompts]
+        plain, fast = (
+            DiffusionSampler(model, policy, self.cache, config).generate(prompts) for policy in self.policies()
+        )
+        return plain, fast
+
+
+def random_model(family: str, layers: int, seed: int, dtype: torch.dtype = torch.float32) -> NativeModel:
+    """A random model with sharp predictions, small enough for thousands of runs."""
+    torch.manual_seed(seed)
+    module: LLaDA | Dream
+    if family == "llada":
+        config = LLaDAConfig(
+            d_model=16, n_layers=layers, n_heads=2, mlp_hidden_size=24, vocab_size=VOCABULARY, init_std=0.5,
+            mask_token_id=MASK, max_sequence_length=64,
+        )  # fmt: skip
+        module = LLaDA(config)
+    else:
+        module = Dream(DreamConfig(
+            hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
+            intermediate_size=24, vocab_size=VOCABULARY, initializer_range=0.5, mask_token_id=MASK,
+            max_position_embeddings=64,
+        ))  # fmt: skip
+    return NativeModel(module.to(dtype), mask_id=MASK, eos_ids=(EOS,), name=f"random {family}")
+
+
+def differing(plain: GenerationResult, fast: GenerationResult) -> list[int]:
+    """Rows whose tokens or order of commits differ, or that needed more forwards with drafts than without."""
+
+    def story(result: GenerationResult, row: int) -> list[tuple[int, int]]:
+        return [commit for step in result.trace[row].steps for commit in zip(step.cells, step.new, strict=True)]
+
+    return [
+        row
+        for row in range(len(plain.sequences))
+        if plain.sequences[row] != fast.sequences[row]
+        or story(plain, row) != story(fast, row)
+        or plain.nfe[row] < fast.nfe[row]
+    ]
+
+
+def judge(case: Case) -> tuple[str, int, int]:
+    """``"same"``, ``"tie"`` or ``"different"``, and the forwards of all rows without and with drafts."""
+    plain, fast = case.run()
+    verdict = "same"
+    if differing(plain, fast):
+        verdict = "different" if differing(*case.run(torch.float64)) else "tie"
+    return verdict, sum(plain.nfe), sum(fast.nfe)
+
+
+def main(
+    cases: Annotated[int, typer.Option(help="how many random cases", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="of the cases")] = 0,
+) -> None:
+    """Compare FreeDave with the rule it accelerates on random cases."""
+    random, found, forwards = Random(seed), Counter[str](), [0, 0]
+    bar = tqdm(range(cases), unit="case", smoothing=0, mininterval=1.0)
+    for _ in bar:
+        case = Case.draw(random)
+        verdict, plain, fast = judge(case)
+        found[verdict] += 1
+        forwards[0] += plain
+        forwards[1] += fast
+        if verdict != "same":
+            bar.write(f"{verdict}: {case}")
+            bar.set_postfix(ties=found["tie"], different=found["different"], refresh=False)
+    print(
+        f"{cases} cases: {found['same']} the same, {found['tie']} near ties of float32 (the same in float64), "
+        f"{found['different']} different; {forwards[0]} forwards without drafts, {forwards[1]} with."
+    )
+    if found["different"]:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    typer.run(main)
