@@ -14,11 +14,14 @@ import typer
 from rich.console import Console
 
 from dllm_decode import __version__
+from dllm_decode.cli.compare import compare
 from dllm_decode.cli.demo import demo
 from dllm_decode.cli.evaluate import evaluate
 from dllm_decode.cli.generate import generate
 from dllm_decode.cli.policies import policies
 from dllm_decode.cli.replay import replay
+from dllm_decode.cli.tune import tune
+from dllm_decode.cli.view import view
 from dllm_decode.errors import DllmError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -49,7 +52,7 @@ def _options(
     pass
 
 
-for command in (generate, evaluate, policies, replay, demo):
+for command in (generate, evaluate, compare, tune, policies, replay, view, demo):
     app.command()(command)
 
 

@@ -1,0 +1,153 @@
+"""``dllm-decode compare``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dllm_decode.cli.common import (
+    DECODING,
+    OUTPUT,
+    BlockLength,
+    Device,
+    Dtype,
+    ModelName,
+    Temperature,
+    stdout,
+    write_json,
+)
+from dllm_decode.errors import DllmError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Policies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        help="One to compare, as for 'generate', or @FILE; repeatable. [default: eight, with their papers' values]",
+        metavar="POLICY",
+        show_default=False,
+        rich_help_panel=DECODING,
+    ),
+]
+Grid = Annotated[
+    Path | None,
+    typer.Option(
+        "--grid",
+        help="YAML such as 'threshold: {threshold: [0.7, 0.8, 0.9]}'.",
+        metavar="FILE",
+        rich_help_panel=DECODING,
+    ),
+]
+Templates = Annotated[
+    str, typer.Option(help="Wordings of the prompts: mixed (one each, drawn), all, or numbers such as 0,2.")
+]
+Canvas = Annotated[
+    str,
+    typer.Option(
+        help="task: each task's own; answer: near the answer's length, fair to fixed schedules.",
+        rich_help_panel=DECODING,
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="Samples decoded together.", rich_help_panel=DECODING)]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=OUTPUT)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.", rich_help_panel=OUTPUT)]
+
+
+def compare(
+    out: OutFolder,
+    model: ModelName = "tiny",
+    policy: Policies = None,
+    grid: Grid = None,
+    tasks: Annotated[
+        str, typer.Option(help="'all', or names with commas; oracle-shuffle-7 and the like too.", metavar="NAMES")
+    ] = "all",
+    cache: Annotated[
+        str, typer.Option(help="Such as none or none,dual.", metavar="KINDS", rich_help_panel=DECODING)
+    ] = "none",
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Per task and seed.")] = 100,
+    seeds: Annotated[str, typer.Option(help="Of problems and draws, such as 0,1.", metavar="NUMBERS")] = "0",
+    templates: Templates = "mixed",
+    split: Annotated[str, typer.Option(help="Of the problems: train, valid or test.")] = "test",
+    canvas: Canvas = "task",
+    block_length: BlockLength = 16,
+    batch_size: BatchSize = 32,
+    temperature: Temperature = 0.0,
+    egp: Annotated[bool, typer.Option("--egp/--no-egp", help="Also run the EGP bound.")] = True,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare policies, with intervals, bounds, tables and a report; run it again to go on where it stopped."""
+    from dllm_decode.lab.compare import compare as run
+
+    summary = run(
+        model,
+        policy or (),
+        tasks,
+        out,
+        grid=grid,
+        caches=cache,
+        samples=samples,
+        seeds=numbers(seeds, "seeds"),
+        templates=wordings(templates),
+        split=split,
+        canvas=canvas,
+        block_length=block_length,
+        batch_size=batch_size,
+        temperature=temperature,
+        egp=egp,
+        device=device,
+        dtype=dtype,
+    )
+    console = stdout()
+    if as_json:
+        write_json(console, summary)
+        return
+    for kind in summary["setting"]["caches"]:
+        console.print(overview(summary, kind))
+    for name in ("summary.md", "summary.csv", "summary.json", "report.html"):
+        say(console, str(out / name))
+
+
+def overview(summary: Mapping[str, Any], cache: str) -> Table:
+    """The figures over all tasks, for a terminal."""
+    from dllm_decode.lab.tables import difference, number, percent
+
+    table = Table(title=f"all tasks, cache {cache}", title_justify="left")
+    table.add_column("policy", overflow="fold")
+    for head in ("accuracy %", "points to static", "content\nTPF", "NFE", "tokens/s"):
+        table.add_column(head, justify="right", no_wrap=True)
+    rows = [r for r in summary["rows"] if r["cache"] == cache and r["task"] == "all"]
+    for row in sorted(rows, key=lambda r: r["tpf_content"] if r["tpf_content"] is not None else -math.inf):
+        share, points = percent(row["accuracy"]), difference(row)
+        rest = (number(row["tpf_content"]), number(row["nfe"], 1), number(row["tokens_per_s"], 0))
+        table.add_row(row["label"], share, points, *rest)
+    return table
+
+
+def numbers(text: str, name: str) -> list[int]:
+    """Whole numbers separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise DllmError(f"--{name} is {text!r}; give whole numbers separated by commas, such as 0,1.") from error
+
+
+def wordings(text: str) -> list[int] | None:
+    """What ``--templates`` asks for; None mixes."""
+    if text == "mixed":
+        return None
+    return [0, 1, 2] if text == "all" else numbers(text, "templates")
+
+
+def say(console: Console, sentence: str) -> None:
+    """A sentence, wrapped by the terminal."""
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""``dllm-decode tune``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from dllm_decode.cli.common import (
+    BlockLength,
+    CacheName,
+    Device,
+    Dtype,
+    ModelName,
+    Seed,
+    check_cache,
+    stdout,
+    write_json,
+)
+from dllm_decode.cli.compare import AsJson, BatchSize, Canvas, Grid, OutFolder, Policies, Templates, say, wordings
+
+
+def tune(
+    out: OutFolder,
+    model: ModelName = "tiny",
+    tasks: Annotated[str, typer.Option(help="'all', or names with commas.", metavar="NAMES")] = "all",
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy it may cost against static decoding.")] = 1.0,
+    policy: Policies = None,
+    grid: Grid = None,
+    cache: CacheName = "none",
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Per task on the valid split, last round.")] = 100,
+    test_samples: Annotated[int, typer.Option(help="Per task on the test split.")] = 200,
+    templates: Templates = "mixed",
+    canvas: Canvas = "task",
+    block_length: BlockLength = 16,
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the fastest policy within a limit of loss; writes OUT/policy.json for --policy @OUT/policy.json."""
+    check_cache(cache)
+    from dllm_decode.lab.tune import POLICY_NAME, REPORT_NAME, RESULT_NAME
+    from dllm_decode.lab.tune import tune as run
+
+    tuned = run(
+        model,
+        tasks,
+        out,
+        max_drop=max_drop,
+        policies=policy or (),
+        grid=grid,
+        cache=cache,
+        samples=samples,
+        test_samples=test_samples,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        templates=wordings(templates),
+        canvas=canvas,
+        block_length=block_length,
+        batch_size=batch_size,
+    )
+    console = stdout()
+    if as_json:
+        write_json(console, json.loads((out / RESULT_NAME).read_text(encoding="utf-8")))
+        return
+    say(console, tuned.sentence)
+    for name in (POLICY_NAME, REPORT_NAME):
+        say(console, str(out / name))

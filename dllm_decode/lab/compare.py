@@ -1,0 +1,74 @@
+"""``compare``: decode, sum up, and write everything a comparison leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dllm_decode.lab.report import write_report
+from dllm_decode.lab.runner import run
+from dllm_decode.lab.setting import plan, read_setting
+from dllm_decode.lab.summary import summarise
+from dllm_decode.lab.tables import write_tables
+from dllm_decode.models.base import DenoisingModel
+
+#: the policies compared when none is named, each with its paper's parameters
+DEFAULT_POLICIES = (
+    "threshold",
+    "factor",
+    "frechet",
+    "entropybound:gamma=0.1",
+    "localleap",
+    "adablock+threshold",
+    "topk:k=2",
+    "topk:k=4",
+)
+
+
+def compare(
+    model: DenoisingModel | str,
+    policies: Sequence[str] = (),
+    tasks: str | Sequence[str] = "all",
+    out: str | Path = "runs/compare",
+    *,
+    grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    quiet: bool = False,
+    on_batch: Callable[[int, int], None] | None = None,
+    **setting: Any,
+) -> dict[str, Any]:
+    """Compare policies on tasks; a run that was killed goes on where it stopped.
+
+    Static decoding is always run as well: it is what the others are compared with, sample by sample.
+
+    Args:
+        model: a loaded model, or its name.
+        policies: policy strings, ``@file`` included. Without any and without a grid: ``DEFAULT_POLICIES``.
+        tasks: ``"all"``, names, or exact oracles such as ``"oracle-shuffle-7"``.
+        out: the run folder.
+        grid: policies over ranges of parameters, or the YAML file of them; see :func:`~dllm_decode.lab.points.expand`.
+        device: where to load the model.
+        dtype: in which precision.
+        quiet: no progress bar.
+        on_batch: called with (samples done, samples in all).
+        **setting: ``caches``, ``samples``, ``seeds``, ``templates``, ``split``, ``canvas``, ``batch_size``, ``egp``,
+            ``block_length`` and other fields of :class:`~dllm_decode.config.GenerationConfig`; see
+            :func:`~dllm_decode.lab.setting.plan`.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        DllmError, PolicyError: something is wrong with the input; nothing has been decoded then.
+    """
+    name = model if isinstance(model, str) else model.name
+    chosen = policies or (() if grid is not None else DEFAULT_POLICIES)
+    comparison = plan(name, chosen, tasks, grid=grid, **setting)
+    loaded = None if isinstance(model, str) else model
+    records = run(comparison, out, loaded, device=device, dtype=dtype, quiet=quiet, on_batch=on_batch)
+    summary = summarise(read_setting(Path(out)), records)
+    write_tables(out, summary)
+    write_report(Path(out))
+    return summary

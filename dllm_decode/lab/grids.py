@@ -1,0 +1,17 @@
+"""Grids of our own: what is tuned over when nobody names candidates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: policies and the range of each knob around its paper's value
+TUNING_GRID: dict[str, dict[str, Any]] = {
+    "threshold": {"threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]},
+    "factor": {"factor": [0.5, 1.0, 1.5, 2.0]},
+    "frechet": {"margin": [0.1, 0.25, 0.5, 0.75]},
+    "entropybound": {"gamma": [0.01, 0.1, 0.3, 0.6]},
+    "localleap": {"anchor_threshold": [0.8, 0.9], "relaxed_threshold": [0.5, 0.65, 0.75], "radius": [2, 4, 8]},
+    "adablock+threshold": {"threshold.threshold": [0.7, 0.8, 0.9]},
+    "adablock+localleap": {"localleap.relaxed_threshold": [0.5, 0.75]},
+    "topk": {"k": [2, 4]},
+}

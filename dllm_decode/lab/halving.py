@@ -1,0 +1,116 @@
+"""Successive halving: many candidates on few samples, few candidates on many (Jamieson and Talwalkar, 2016)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dllm_decode.lab.metrics import Records
+
+ETA = 3  # candidates shrink, and samples grow, by this factor per rung
+FINALISTS = 4
+FEWEST = 10  # samples per task and seed in the first rung
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One round: candidates ``keep`` of which survive are decoded on samples ``first`` to ``last``."""
+
+    first: int
+    last: int
+    keep: int
+
+
+def rungs(candidates: int, samples: int) -> list[Rung]:
+    """The rounds for so many candidates, the last of which reaches ``samples`` samples per task and seed."""
+    rounds = max(1, math.ceil(math.log(max(candidates, 1) / FINALISTS, ETA) + 1) if candidates > FINALISTS else 1)
+    ends = [max(min(FEWEST, samples), samples // ETA ** (rounds - 1 - r)) for r in range(rounds)]
+    ends[-1] = samples
+    out, first, left = [], 0, candidates
+    for last in ends:
+        if last > first:
+            left = min(left, max(FINALISTS, math.ceil(left / ETA)))
+            out.append(Rung(first, last, left))
+            first = last
+    return out
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a candidate did so far.
+
+    Attributes:
+        label: which. ``tpf``: content TPF. ``accuracy``: share. ``difference``: to static decoding, a share.
+        error: standard error of ``difference`` over problems.
+    """
+
+    label: str
+    tpf: float
+    accuracy: float
+    difference: float
+    error: float
+
+    def within(self, max_drop: float, slack: float) -> bool:
+        """Whether it loses at most ``max_drop`` points; ``slack`` standard errors to its favour (or against it)."""
+        return self.difference + slack * self.error >= -max_drop / 100 - 1e-12
+
+
+def score(label: str, records: Records, reference: Records) -> Score:
+    """Score a candidate against static decoding of the same samples, in the same order."""
+    n = len(records)
+    changes = [a["correct"] - b["correct"] for a, b in zip(records, reference, strict=True)]
+    mean = sum(changes) / n
+    # One imagined loss keeps the error above zero: ten samples that agree prove little.
+    variance = (sum((c - mean) ** 2 for c in changes) + 1) / n
+    tokens, forwards = sum(r["n_content"] for r in records), sum(r["nfe"] for r in records)
+    return Score(
+        label=label,
+        tpf=tokens / max(1, forwards),
+        accuracy=sum(r["correct"] for r in records) / n,
+        difference=mean,
+        error=math.sqrt(variance / n),
+    )
+
+
+def survivors(scores: Sequence[Score], keep: int, max_drop: float) -> list[str]:
+    """The labels that go on: the fastest of those that may still be good enough, then the least bad."""
+    ranked = sorted(
+        scores,
+        key=lambda s: (-s.tpf, -s.accuracy, s.label) if s.within(max_drop, 1) else (0.0, -s.difference, s.label),
+    )
+    # Feasible candidates have negative first keys, so they come first.
+    return [s.label for s in ranked[:keep]]
+
+
+def choose(scores: Sequence[Score], max_drop: float) -> Score | None:
+    """The fastest candidate that loses at most ``max_drop`` points even one standard error further down, or None.
+
+    The margin is what keeps the choice within the limit on samples it was not chosen on.
+    """
+    safe = [s for s in scores if s.within(max_drop, -1)]
+    return max(safe, key=lambda s: (s.tpf, s.accuracy, s.label), default=None)
+
+
+Race = Callable[[Rung, Sequence[str]], Mapping[str, Score]]
+
+
+def halve(
+    candidates: Sequence[str], samples: int, max_drop: float, race: Race
+) -> tuple[list[str], Mapping[str, Score]]:
+    """Run all rounds.
+
+    Args:
+        candidates: labels.
+        samples: per task and seed in the last round.
+        max_drop: points of accuracy that may be lost.
+        race: decodes a round's samples of the given labels and returns their scores over all samples so far.
+
+    Returns:
+        The finalists, the best first, and their scores over all samples.
+    """
+    left, scores = list(candidates), {}
+    for rung in rungs(len(left), samples):
+        scores = dict(race(rung, left))
+        left = survivors([scores[label] for label in left], rung.keep, max_drop)
+    return left, {label: scores[label] for label in left}

@@ -1,0 +1,152 @@
+"""``records.jsonl``: one JSON object per finished sample, appended batch by batch, safe against a kill any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dllm_decode.errors import DllmError
+from dllm_decode.result import GenerationResult
+
+Record = dict[str, Any]
+NAME = "records.jsonl"
+WALL_FIELDS = ("wall_s", "model_s", "policy_s")  # all that may differ between two runs of one setting
+
+
+class Journal:
+    """The finished samples of a run folder, on disk and in memory.
+
+    One write per batch, then fsync: a killed run leaves whole lines and at most one torn one, which is cut off when
+    the journal is opened again.  Only one process may hold it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open for appending.
+
+        Raises:
+            DllmError: it cannot be written, is damaged, or another process holds it.
+        """
+        self.path = folder / NAME
+        try:
+            self._file: BinaryIO = self.path.open("ab+")
+        except OSError as error:
+            raise DllmError(f"cannot write {str(self.path)!r} ({error.strerror}); give another folder.") from error
+        try:
+            _lock(self._file, folder)
+            self._file.seek(0)
+            whole, records = _parse(self._file.read(), self.path)
+            self._file.truncate(whole)
+        except DllmError:
+            self._file.close()
+            raise
+        self.records: dict[str, Record] = {record["key"]: record for record in records}
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add finished samples; they are on disk when this returns."""
+        self._file.write(b"".join(map(_line, records)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records.update((record["key"], record) for record in records)
+
+    def arrange(self, order: Sequence[str]) -> None:
+        """Bring the file into the order of these keys, if it is not (lines of it had been removed by hand)."""
+        if list(self.records) == list(order):
+            return
+        self.records = {name: self.records[name] for name in order}
+        fresh = self.path.with_suffix(".part")
+        fresh.write_bytes(b"".join(_line(record) for record in self.records.values()))
+        fresh.replace(self.path)
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The finished samples of a run folder, in order; a torn last line is left out.
+
+    Raises:
+        DllmError: none there, or damaged.
+    """
+    path = folder / NAME
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DllmError(f"{str(folder)!r} holds no {NAME}; give a folder that 'compare' wrote.") from error
+    return _parse(data, path)[1]
+
+
+def _parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
+    """Bytes of whole lines, and their records."""
+    whole = data.rfind(b"\n") + 1
+    records = []
+    for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            record["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DllmError(
+                f"line {number} of {str(path)!r} is damaged; remove that line to decode its sample again."
+            ) from error
+        records.append(record)
+    return whole, records
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on this system: the user has to take care
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise DllmError(
+            f"another comparison is writing to {str(folder)!r}; wait for it, or give another folder."
+        ) from error
+
+
+def facts(result: GenerationResult, row: int, eos_ids: Sequence[int]) -> Record:
+    """The counts, the tokens and the steps of one decoded row."""
+    trace, tokens, content = result.trace[row], result.sequences[row], result.content_tokens[row]
+    until, rows = result.until_eos_tokens[row], len(result.sequences)
+    wall, model = result.seconds / rows, result.model_seconds / rows
+    mask = trace.mask_id
+    return {
+        "strict": int(all(token in eos_ids for token in tokens[until:])),
+        "n_prompt": len(trace.prompt),
+        "n_canvas": result.canvas_tokens[row],
+        "n_until_eos": until,
+        "n_content": content,
+        "nfe": result.nfe[row],
+        "full_forwards": result.full_forwards[row],
+        "rows_forwarded": result.rows_forwarded[row],
+        "tokens_forwarded": result.tokens_forwarded[row],
+        "nfe_content": sum(
+            any(cell < content and new != mask for cell, new in zip(step.cells, step.new, strict=True))
+            for step in trace.steps
+        ),
+        "revokes": sum(step.new.count(mask) for step in trace.steps),
+        "early_exit": any(cell < content for step in trace.steps for cell in step.filled),
+        "wall_s": round(wall, 6),
+        "model_s": round(model, 6),
+        "policy_s": round(max(0.0, wall - model), 6),
+        "batch": rows,
+        "tokens": tokens,
+        "steps": [
+            [list(write) for write in zip(step.cells, step.new, step.confidence, strict=True)] for step in trace.steps
+        ],
+        "blocks": [[step.start, step.end] for step in trace.steps],
+    }

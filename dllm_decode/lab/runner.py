@@ -1,0 +1,246 @@
+"""Run a comparison: decode what is missing, batch by batch, and leave one line per finished sample."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.errors import DllmError
+from dllm_decode.lab.points import STATIC, Point
+from dllm_decode.lab.problems import Problem, batches, draw, is_oracle, make_oracle
+from dllm_decode.lab.records import Journal, Record, facts
+from dllm_decode.lab.setting import EGP, Comparison, keep_setting, refuse_other, surroundings, weights_revision
+from dllm_decode.models import load_model
+from dllm_decode.models.base import DenoisingModel
+from dllm_decode.models.loading import BUNDLED
+from dllm_decode.sampler import DiffusionSampler
+from dllm_decode.tasks.tokenizer import count_tokens
+from samplers import Policy, PolicyError, parse_policy
+from samplers.egp import EGP as EGPPolicy
+
+BATCH_STRIDE = 1_000_003  # keeps the batches' random numbers apart: row i of a batch draws from (seed, i)
+
+
+@dataclass
+class Runner:
+    """One run folder in the making; :func:`run` is the way in.
+
+    Attributes:
+        comparison: what to do. ``model``: what decodes the bundled tasks; ``None`` if there are only oracles.
+    """
+
+    comparison: Comparison
+    model: DenoisingModel | None
+
+    def model_of(self, task: str, seed: int) -> DenoisingModel:
+        """The model of a task. Oracles break ties at random: a fresh one per batch, so that a resumed run agrees."""
+        if is_oracle(task):
+            return make_oracle(task, seed)
+        assert self.model is not None
+        return self.model
+
+    def problems(self, task: str, seed: int) -> list[Problem]:
+        """The problems of one task and seed."""
+        plan = self.comparison
+        tokenizer = None if self.model is None else self.model.tokenizer
+        length = count_tokens if tokenizer is None else lambda text: len(tokenizer.encode(text))
+        near = length if plan.canvas == "answer" else None
+        return draw(task, plan.split, seed, plan.first, plan.samples, plan.templates, near)
+
+    def check(self) -> None:
+        """Refuse what cannot work, in any part of the run, before the first forward.
+
+        Raises:
+            PolicyError: a policy does not go with a cache, the model or the block length.
+            DllmError: the model cannot be scored on text, or is too short for a task.
+        """
+        plan = self.comparison
+        for task in plan.tasks:
+            model = self.model_of(task, 0)
+            if not is_oracle(task) and model.tokenizer is None:
+                raise DllmError(f"model {model.name!r} has no tokenizer, so its answers to {task} cannot be scored.")
+            longest = max(self.problems(task, plan.seeds[0]), key=lambda p: len(p.prompt))
+            for cache in plan.caches:
+                for point in plan.points:
+                    try:
+                        sampler = DiffusionSampler(model, point.policy, cache, self._config(longest, 0))
+                    except PolicyError as error:
+                        raise PolicyError(f"{point.label} with cache {cache} on {task}: {error}") from error
+                    sampler.check([self._prompt(longest)])
+
+    def _config(self, problem: Problem, seed: int) -> GenerationConfig:
+        return self.comparison.config.replace(max_new_tokens=problem.canvas, seed=seed)
+
+    @staticmethod
+    def _prompt(problem: Problem) -> Any:
+        return [0] if is_oracle(problem.task) else problem.prompt  # an oracle reads no prompt, a row needs one
+
+    def batches(self) -> Iterator[tuple[str, Point, int, list[Problem]]]:
+        """All batches in canonical order: cache, point, number that seeds it, problems."""
+        plan = self.comparison
+        for cache in plan.caches:
+            for task in plan.tasks:
+                for seed in plan.seeds:
+                    parted = batches(self.problems(task, seed), plan.batch_size)
+                    for point in plan.points_of(task):
+                        for batch in parted:
+                            yield cache, point, seed + BATCH_STRIDE * (1 + batch[0].sample), batch
+
+    def decode(self, cache: str, point: Point, seed: int, batch: Sequence[Problem], journal: Journal) -> list[Record]:
+        """Decode one batch and score it."""
+        model = self.model_of(batch[0].task, seed)
+        policy: Policy
+        if point == EGP:
+            reference = (journal.records[key(STATIC, cache, problem)]["tokens"] for problem in batch)
+            policy = EGPPolicy(tuple(tuple(tokens) for tokens in reference))
+        else:
+            policy = parse_policy(point.policy)
+        sampler = DiffusionSampler(model, policy, cache, self._config(batch[0], seed))
+        result = sampler.generate([self._prompt(problem) for problem in batch])
+        records = []
+        for row, problem in enumerate(batch):
+            tokens = result.sequences[row]
+            answer = " ".join(map(str, tokens)) if result.texts is None else result.texts[row]
+            records.append(
+                {
+                    "key": key(point, cache, problem),
+                    "policy": point.policy,
+                    "label": point.label,
+                    "family": point.family,
+                    "cache": cache,
+                    "task": problem.task,
+                    "template": problem.template,
+                    "sample": problem.sample,
+                    "seed": problem.seed,
+                    "correct": int(problem.accepts(answer, tokens)),
+                    **facts(result, row, model.eos_ids),
+                    "prompt": problem.prompt,
+                    "answer": answer,
+                    "expected": problem.expected,
+                }
+            )
+        return records
+
+    def warm_up(self) -> None:
+        """One short decoding, so that the first batch's wall time is like the others'."""
+        task = self.comparison.tasks[0]
+        problem = self.problems(task, self.comparison.seeds[0])[0]
+        sampler = DiffusionSampler(self.model_of(task, 0), STATIC.policy, "none", self._config(problem, 0))
+        sampler.generate([self._prompt(problem)], max_new_tokens=problem.canvas if is_oracle(task) else 2)
+
+
+def key(point: Point, cache: str, problem: Problem) -> str:
+    """The name of one sample in the records; unique."""
+    return f"{point.label}|{cache}|{problem.task}|{problem.template}|{problem.seed}|{problem.sample}"
+
+
+def run(
+    comparison: Comparison,
+    folder: str | Path,
+    model: DenoisingModel | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quiet: bool = False,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Decode what ``folder`` does not hold yet, with a progress bar on stderr if that is a terminal.
+
+    Args:
+        comparison: what :func:`~dllm_decode.lab.setting.plan` made.
+        folder: the run folder; a killed run goes on where it stopped.
+        model: the loaded model, if the caller has it; else ``comparison.model`` is loaded.
+        device: where to load it.
+        dtype: in which precision.
+        quiet: no bar.
+        on_batch: called with (samples done, samples in all) after every batch.
+
+    Returns:
+        All records, in canonical order.
+
+    Raises:
+        DllmError: the folder holds another comparison, or something does not fit; before any forward.
+    """
+    folder = Path(folder)
+    refuse_other(folder, comparison.to_dict())
+    if model is None and not all(is_oracle(task) for task in comparison.tasks):
+        model = load_model(comparison.model, dtype=dtype, device=device)
+    runner = Runner(comparison, model)
+    runner.check()
+    keep_setting(folder, {**comparison.to_dict(), **_describe(comparison, model), **surroundings()})
+    order: list[str] = []
+    with Journal(folder) as journal:
+        total, warm = comparison.total(), False
+        with tqdm(total=total, file=sys.stderr, disable=True if quiet else None, unit="sample") as bar:
+            for cache, point, seed, batch in runner.batches():
+                keys = [key(point, cache, problem) for problem in batch]
+                order += keys
+                missing = [name for name in keys if name not in journal.records]
+                if missing:
+                    if not warm:
+                        runner.warm_up()
+                        warm = True
+                    bar.set_description(f"{batch[0].task} {point.label[:32]} {cache}")
+                    # A batch torn by a kill is decoded whole, since sums depend on who shares a batch in their last
+                    # bits; what is on record stays as it is.
+                    done = runner.decode(cache, point, seed, batch, journal)
+                    journal.append([record for record in done if record["key"] in set(missing)])
+                bar.update(len(keys))
+                if on_batch is not None:
+                    on_batch(len(order), total)
+        journal.arrange(order)
+        records = [journal.records[name] for name in order]
+    if model is not None:
+        _write_pieces(folder, model, records)
+    return records
+
+
+def _describe(comparison: Comparison, model: DenoisingModel | None) -> dict[str, Any]:
+    """What the setting says about the model, and about the oracles that replace it on some tasks."""
+    described: dict[str, Any] = {
+        "model_revision": None,
+        "mask_id": None,
+        "eos_ids": [],
+        "device": "cpu",
+        "dtype": None,
+    }
+    if model is not None:
+        folder = BUNDLED / "tiny" if comparison.model == "tiny" else Path(comparison.model)
+        described = {
+            "model_revision": weights_revision(folder) if folder.is_dir() else None,
+            "mask_id": model.mask_id,
+            "eos_ids": list(model.eos_ids),
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+    oracles = {task: make_oracle(task) for task in comparison.tasks if is_oracle(task)}
+    described["oracles"] = {
+        task: {"mask_id": oracle.mask_id, "cells": oracle.length, "total_correlation": oracle.total_correlation}
+        for task, oracle in oracles.items()
+    }
+    return described
+
+
+def _write_pieces(folder: Path, model: DenoisingModel, records: Sequence[Record]) -> None:
+    """``pieces.json``: how each token id that occurs reads, for viewers that have no tokenizer."""
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        return
+    ids = {token for record in records if not is_oracle(record["task"]) for token in record["tokens"]}
+    ids |= {
+        token
+        for record in records
+        if not is_oracle(record["task"])
+        for step in record["steps"]
+        for _, token, _ in step
+    }
+    pieces = {str(token): tokenizer.decode([token], skip_special_tokens=False) for token in sorted(ids)}
+    text = json.dumps(pieces, ensure_ascii=False, indent=0)
+    (folder / "pieces.json").write_text(text + "\n", encoding="utf-8")
