@@ -91,9 +91,9 @@ class Rows:
         return picked
 
     def put(self, rows: Tensor, part: Rows) -> None:
-        """Write the chosen rows back, out of place: a policy's memory may hold what a view showed it."""
+        """Write the chosen rows back."""
         for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
+            getattr(self, name).index_copy_(0, rows, getattr(part, name))
 
     def cells(self, width: int) -> Tensor:
         """Long ``[B, G]``: the tokens in generation coordinates; junk past a row's budget."""

@@ -146,7 +146,7 @@ class Run:
     ) -> None:
         """Append one delta per row to the traces."""
         row, cell = decision.write.nonzero(as_tuple=True)
-        confidence = decision.confidence if decision.confidence is not None else prediction.confidence
+        confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
         order = decision.order if decision.order is not None else -confidence
         # Three stable sorts, least important key first: cell (already so), order, row.
         by = order[row, cell].sort(stable=True).indices
@@ -211,3 +211,12 @@ class Run:
                 settled=int(settled[i]),
                 finished=not live[i],
             )
+
+
+def _confidence(prediction: Prediction, decision: Decision) -> Tensor:
+    """Fp32 ``[B, G]``: each cell's confidence in the branch on which it was decided."""
+    if prediction.branches == 1:
+        return prediction.confidence
+    by_branch = prediction.confidence.unflatten(0, (-1, prediction.branches))
+    turn = torch.zeros_like(decision.values) if decision.turn is None else decision.turn.clamp(min=0)
+    return by_branch.gather(1, turn[:, None])[:, 0]
