@@ -10,6 +10,7 @@ import torch
 from filters import (
     REFERENCE_RECIPE,
     FilterError,
+    FilterNetwork,
     Recipe,
     Records,
     calibration,
@@ -17,7 +18,7 @@ from filters import (
     fit,
     measure,
 )
-from filters.training import loss_of, thresholds
+from filters.training import loss_of, start_gated, thresholds
 
 
 def records(n: int, width: int = 8, seed: int = 0) -> Records:
@@ -30,7 +31,7 @@ def records(n: int, width: int = 8, seed: int = 0) -> Records:
 
 
 def test_learns_what_a_threshold_cannot() -> None:
-    train, valid, test = records(1000), records(500, seed=1), records(500, seed=2)
+    train, valid, test = records(600), records(300, seed=1), records(300, seed=2)
     fitted = fit(train, valid, Recipe(epochs=30, batch=50, lr=0.02, hidden=24))
     said = fitted.network(test.features).sigmoid()
     chosen = choose_threshold(fitted.network(valid.features).sigmoid(), valid, 0.02)
@@ -69,17 +70,45 @@ def test_progress_counts_epochs() -> None:
 
 
 def test_the_reference_recipe_is_the_notebook() -> None:
-    reference = Recipe(epochs=40_000, batch=None, lr=0.003, weight_decay=0.01, decays=False, keep_best=False)
-    assert reference == REFERENCE_RECIPE
+    assert (REFERENCE_RECIPE.epochs, REFERENCE_RECIPE.batch, REFERENCE_RECIPE.lr) == (40_000, None, 0.003)
+    assert REFERENCE_RECIPE.weight_decay == 0.01 and REFERENCE_RECIPE.hidden is None and REFERENCE_RECIPE.committed
+    assert not (REFERENCE_RECIPE.decays or REFERENCE_RECIPE.keep_best or REFERENCE_RECIPE.gated)
 
 
-def test_padding_has_no_loss() -> None:
+def test_only_cells_that_count_have_a_loss() -> None:
     part = records(10)
-    short = Records(part.features, part.right, part.open, part.inside.clone())
-    short.inside[:, 5:] = False
-    flipped = Records(short.features, short.right ^ ~short.inside, short.open, short.inside)
+    inside = part.inside.clone()
+    inside[:, 5:] = False
+    short = Records(part.features, part.right, part.open & inside, inside)
     network = fit(part, part, Recipe(epochs=1)).network
-    assert float(loss_of(network, short)) == float(loss_of(network, flipped)) != float(loss_of(network, part))
+    for committed, counts in ((False, short.open), (True, short.inside)):
+        flipped = Records(short.features, short.right ^ ~counts, short.open, short.inside)
+        assert float(loss_of(network, short, committed)) == float(loss_of(network, flipped, committed))
+    assert float(loss_of(network, short, True)) != float(loss_of(network, short))
+
+
+def test_the_first_weights_are_a_threshold() -> None:
+    network = FilterNetwork(8)
+    with torch.no_grad():
+        for linear in (network.linear1, network.linear2):
+            linear.weight.zero_()
+        start_gated(network)
+        z = torch.rand(20, 8)
+        assert torch.allclose(network(z), 16 * z - 12)
+
+
+def test_the_gate_needs_few_records() -> None:
+    """Where cells are right when they are confident, as with a calibrated model."""
+
+    def calibrated(n: int, seed: int) -> Records:
+        part = records(n, seed=seed)
+        chance = torch.rand(n, 8, generator=torch.Generator().manual_seed(seed))
+        return Records(part.features, chance < part.features, part.open, part.inside)
+
+    train, valid = calibrated(30, 0), calibrated(300, 1)
+    gated, random = (fit(train, valid, Recipe(epochs=30, batch=10, gated=g)) for g in (True, False))
+    start = fit(train, valid, Recipe(epochs=1, lr=1e-9))
+    assert gated.valid_loss < start.valid_loss and gated.valid_loss < random.valid_loss - 0.05
 
 
 def hand() -> tuple[torch.Tensor, Records]:
