@@ -83,6 +83,9 @@ def compare(
     egp: Annotated[bool, typer.Option("--egp/--no-egp", help="Also run the EGP bound.")] = True,
     device: Device = None,
     dtype: Dtype = None,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw plots/*.png too (needs matplotlib).", rich_help_panel=OUTPUT)
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare policies, with intervals, bounds, tables and a report; run it again to go on where it stopped."""
@@ -106,6 +109,7 @@ def compare(
         egp=egp,
         device=device,
         dtype=dtype,
+        plots=plots,
     )
     console = stdout()
     if as_json:

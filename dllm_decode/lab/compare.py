@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.lab.plots import check_plots, write_plots
 from dllm_decode.lab.report import write_report
 from dllm_decode.lab.runner import run
 from dllm_decode.lab.setting import plan, read_setting
@@ -37,6 +38,7 @@ def compare(
     dtype: str | None = None,
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
+    plots: bool = False,
     **setting: Any,
 ) -> dict[str, Any]:
     """Compare policies on tasks; a run that was killed goes on where it stopped.
@@ -53,6 +55,7 @@ def compare(
         dtype: in which precision.
         quiet: no progress bar.
         on_batch: called with (samples done, samples in all).
+        plots: also draw the report's figures as ``plots/*.png``; needs matplotlib.
         **setting: ``caches``, ``samples``, ``seeds``, ``templates``, ``split``, ``canvas``, ``batch_size``, ``egp``,
             ``block_length`` and other fields of :class:`~dllm_decode.config.GenerationConfig`; see
             :func:`~dllm_decode.lab.setting.plan`.
@@ -63,6 +66,8 @@ def compare(
     Raises:
         DllmError, PolicyError: something is wrong with the input; nothing has been decoded then.
     """
+    if plots:
+        check_plots()
     name = model if isinstance(model, str) else model.name
     chosen = policies or (() if grid is not None else DEFAULT_POLICIES)
     comparison = plan(name, chosen, tasks, grid=grid, **setting)
@@ -71,4 +76,6 @@ def compare(
     summary = summarise(read_setting(Path(out)), records)
     write_tables(out, summary)
     write_report(Path(out))
+    if plots:
+        write_plots(out, summary)
     return summary

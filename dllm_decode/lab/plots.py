@@ -1,0 +1,269 @@
+"""The report's figures as PNG files, drawn by matplotlib (the ``plots`` extra)."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllm_decode.errors import DllmError
+from dllm_decode.lab.page import asset
+from dllm_decode.lab.pictures import EDGES, PROGRESS_BINS, Pictures, draw_pictures, representatives
+from dllm_decode.lab.plot_parts import INK, draw_heat, draw_points, line_of, new_figure, positive
+from dllm_decode.lab.problems import is_oracle
+from dllm_decode.lab.records import Record, read_records
+from dllm_decode.lab.setting import read_setting
+from dllm_decode.lab.summary import ALL, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOLDER = "plots"
+DPI = 160
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "h")
+DASHES = ("-", "--", ":", "-.")
+BOUNDS = {"egp": "d", "per-sample best": "*"}
+SOFT, STATIC = "#5a616c", "#3c4149"
+
+
+def check_plots() -> None:
+    """Refuse to go on without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DllmError("plots need matplotlib, which is not installed; run pip install 'dllm-decode[plots]'.")
+
+
+def write_plots(folder: str | Path, summary: Mapping[str, Any] | None = None) -> list[Path]:
+    """Draw the figures of a finished run into ``plots/``.
+
+    Args:
+        folder: the run folder.
+        summary: what :func:`~dllm_decode.lab.summary.summarise` made, if the caller has it.
+
+    Returns:
+        The files, per cache: accuracy against content TPF over all tasks and by task, heat maps, tokens committed per
+        forward, calibration, template spread.
+
+    Raises:
+        DllmError: matplotlib is missing, or there is no finished run.
+    """
+    check_plots()
+    folder = Path(folder)
+    setting, records = read_setting(folder), read_records(folder)
+    figures = _Figures(setting, records, summarise(setting, records) if summary is None else summary)
+    out = folder / FOLDER
+    try:
+        out.mkdir(exist_ok=True)
+        written = []
+        for cache in setting["caches"]:
+            for name, figure in figures.of(cache).items():
+                path = out / f"{name}-{cache}.png"
+                figure.savefig(path, dpi=DPI)
+                written.append(path)
+    except OSError as error:
+        raise DllmError(f"cannot write plots to {str(out)!r} ({error.strerror}); free that place.") from error
+    return written
+
+
+class _Figures:
+    """The figures of one run."""
+
+    def __init__(self, setting: Mapping[str, Any], records: Sequence[Record], summary: Mapping[str, Any]) -> None:
+        self.setting, self.summary = setting, summary
+        self.static: str = setting["static"]
+        self.tasks: list[str] = list(setting["tasks"])
+        self.labels = [policy["label"] for policy in setting["policies"]]
+        self.family = {policy["label"]: policy["family"] for policy in setting["policies"]}
+        self.families = [f for f in dict.fromkeys(self.family.values()) if f != self.family[self.static]]
+        self.colours = re.findall(r"--c\d: (#[0-9a-f]{6})", asset("style.css"))[:8]  # the report's, on white
+        self.rows = {(row["label"], row["cache"], row["task"]): row for row in summary["rows"]}
+        self.shown = representatives(summary)
+        oracles = setting.get("oracles", {})
+        masks = {t: oracles[t]["mask_id"] if t in oracles else setting["mask_id"] for t in self.tasks}
+        pooled = [task for task in self.tasks if not is_oracle(task)] or self.tasks
+        listed = [record for record in records if record["label"] in self.family]
+        self.pictures: Pictures = draw_pictures(listed, masks, self.static, pooled)
+
+    def of(self, cache: str) -> dict[str, Figure]:
+        """The figures over one cache, by file name."""
+        figures = {
+            "frontier": self.frontier(cache),
+            "tasks": self.by_task(cache),
+            "heat": self.heat(cache),
+            "steps": self.steps(cache),
+            "calibration": self.calibration(cache),
+        }
+        spread = self.templates(cache)
+        return figures if spread is None else {**figures, "templates": spread}
+
+    def look(self, label: str, family: str | None = None) -> dict[str, Any]:
+        """Colour, marker and dash of a setting or family, as in the report."""
+        if label == self.static:
+            return {"color": STATIC, "marker": "o", "linestyle": "--"}
+        i = self.families.index(family or self.family[label])
+        turn = i // len(SHAPES)
+        return {
+            "color": self.colours[i % len(self.colours)],
+            "marker": SHAPES[(i + turn) % len(SHAPES)],
+            "linestyle": DASHES[turn % len(DASHES)],
+        }
+
+    def frontier(self, cache: str) -> Figure:
+        """Accuracy against content TPF over all tasks."""
+        figure = new_figure(8.6, 5.0)
+        axes = figure.subplots()
+        self._frontier(axes, cache, ALL, 6.5)
+        axes.set_title(f"All tasks, cache {cache}", loc="left")
+        axes.set_xlabel("content tokens per forward (log scale)")
+        figure.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=4, frameon=False)
+        return figure
+
+    def by_task(self, cache: str) -> Figure:
+        """The same, task by task."""
+        columns = min(4, len(self.tasks))
+        rows = -(-len(self.tasks) // columns)
+        figure = new_figure(2.9 * columns + 0.4, 2.4 * rows + 0.8)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(self.tasks) :]:
+            axes.set_axis_off()
+        for axes, task in zip(grid.flat, self.tasks, strict=False):
+            self._frontier(axes, cache, task, 4.5)
+            axes.set_title(task, loc="left", fontsize=9)
+        figure.supxlabel(f"content tokens per forward (log scale), cache {cache}", fontsize=9)
+        handles = grid.flat[0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), frameon=False)
+        return figure
+
+    def _frontier(self, axes: Axes, cache: str, task: str, size: float) -> None:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        for curve in self.summary["curves"]:
+            if (curve["cache"], curve["task"]) != (cache, task):
+                continue
+            rows = [self.rows[label, cache, task] for label in curve["labels"]]
+            look = self.look("", curve["family"])
+            axes.plot(*line_of(rows), color=look["color"], linestyle=look["linestyle"], linewidth=1.4)
+            draw_points(axes, [row for row in rows if row["label"] != self.static], look, size, curve["family"])
+        base = self.rows[self.static, cache, task]
+        axes.axhline(100 * base["accuracy"], color=STATIC, linestyle="--", linewidth=1.1)
+        if base["tpf_content"]:
+            draw_points(axes, [base], self.look(self.static), size, "static")
+        named = set()
+        for bound in self.summary["bounds"]:
+            if (
+                (bound["cache"], bound["task"]) != (cache, task)
+                or bound["name"] not in BOUNDS
+                or not bound["tpf_content"]
+            ):
+                continue
+            colour = INK if bound["family"] is None else self.look("", bound["family"])["color"]
+            label = None if bound["name"] in named or colour != INK else f"{bound['name']} (bound)"
+            named.update([bound["name"]] if label else [])
+            at, up = bound["tpf_content"], 100 * bound["accuracy"]
+            style: dict[str, Any] = {
+                "marker": BOUNDS[bound["name"]],
+                "markeredgecolor": colour,
+                "markerfacecolor": "white",
+            }
+            axes.plot(at, up, linestyle="", markersize=1.4 * size, label=label, **style)
+        theory = [row for row in self.summary["information"] if row["task"] == task]
+        if theory:
+            xs, ys = [row["tpf_content"] for row in theory], [100 * row["p_valid"] for row in theory]
+            axes.plot(xs, ys, linestyle="", marker="|", markersize=2 * size, color=INK, label="L_T (bound)")
+        axes.set_ylabel("accuracy (%)")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if high / low > 10 or size < 5 else (1, 1.5, 2, 3, 4, 6, 8))
+        )
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+    def heat(self, cache: str) -> Figure:
+        """Best content TPF at one point of loss by family and task, and accuracy by setting and task."""
+        tasks = [*self.tasks, ALL] if len(self.tasks) > 1 else self.tasks
+        best = {(c["family"], c["task"]): c["best"]["1"] for c in self.summary["curves"] if c["cache"] == cache}
+        fast = [
+            [(best.get((f, t)) or {"tpf_content": float("nan")})["tpf_content"] for t in tasks] for f in self.families
+        ]
+        right = [[100 * self.rows[label, cache, task]["accuracy"] for task in tasks] for label in self.labels]
+        heights = [max(1, len(self.families)) + 2, len(self.labels) + 2]
+        figure = new_figure(2.9 + 0.56 * len(tasks), 1.2 + 0.27 * sum(heights))
+        top, bottom = figure.subplots(2, 1, height_ratios=heights)
+        if self.families:
+            draw_heat(top, fast, self.families, tasks, "{:.2f}", log=True)
+        top.set_title(f"Best content tokens per forward at one point of loss, cache {cache}", loc="left", fontsize=9)
+        draw_heat(bottom, right, self.labels, tasks, "{:.0f}")
+        bottom.set_title(f"Accuracy (%), cache {cache}", loc="left", fontsize=9)
+        return figure
+
+    def steps(self, cache: str) -> Figure:
+        """Content tokens committed per forward over a sample's progress."""
+        figure = new_figure(8.6, 4.2)
+        axes = figure.subplots()
+        found = self.pictures.steps()
+        at = [(i + 0.5) * 100 / PROGRESS_BINS for i in range(PROGRESS_BINS)]
+        for label in [*self.shown.get((cache, ALL), []), self.static]:
+            axes.plot(at, found[label, cache, ALL], label=label, markersize=5, linewidth=1.4, **self.look(label))
+        axes.set(xlabel="progress (% of the sample's forwards)", ylabel="content tokens per forward", xlim=(0, 100))
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"Tokens committed per forward, all tasks, cache {cache}", loc="left")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        return figure
+
+    def calibration(self, cache: str) -> Figure:
+        """Agreement with static decoding by confidence."""
+        figure = new_figure(8.6, 4.4)
+        axes = figure.subplots()
+        found = self.pictures.calibration()
+        labels = [label for label in self.shown.get((cache, ALL), []) if (label, cache, ALL) in found]
+        for i, (low, high) in enumerate(zip(EDGES, EDGES[1:], strict=False)):
+            axes.bar(i, 100 * (high - low), 0.92, 100 * low, color=SOFT, alpha=0.22, linewidth=0)
+        for k, label in enumerate(labels):
+            shift = (k / (len(labels) - 1) - 0.5) * 0.72 if len(labels) > 1 else 0.0
+            bins = [(i, one) for i, one in enumerate(found[label, cache, ALL]) if one is not None]
+            look = {**self.look(label), "linestyle": ""}
+            up = [100 * one["agreement"] for _, one in bins]
+            bars = [
+                [100 * (one["agreement"] - one["low"]) for _, one in bins],
+                [100 * (one["high"] - one["agreement"]) for _, one in bins],
+            ]
+            at = [i + shift for i, _ in bins]
+            axes.errorbar(at, up, [positive(b) for b in bars], label=label, markersize=5, elinewidth=0.9, **look)
+        axes.set_xticks(
+            range(len(EDGES) - 1), [f"{100 * a:.0f}–{100 * b:.0f}" for a, b in zip(EDGES, EDGES[1:], strict=False)]
+        )
+        axes.set(xlabel="confidence at the commit (%)", ylabel="same token as static (%)")
+        lows = [100 * one["low"] for label in labels for one in found[label, cache, ALL] if one is not None]
+        axes.set_ylim(max(0, min([50, *lows]) - 2), 101)
+        axes.set_title(f"Calibration, all tasks, cache {cache} (grey: agreement = confidence)", loc="left")
+        if labels:
+            figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        return figure
+
+    def templates(self, cache: str) -> Figure | None:
+        """Accuracy of every setting in every wording; None if there is one wording."""
+        found = self.pictures.templates()
+        rows = [(label, found[label, cache, ALL]) for label in self.labels if (label, cache, ALL) in found]
+        names = list(dict.fromkeys(one["template"] for _, values in rows for one in values))
+        if len(names) < 2:
+            return None
+        figure = new_figure(8.6, 1.3 + 0.28 * len(rows))
+        axes = figure.subplots()
+        for i, (label, values) in enumerate(rows):
+            xs = [100 * one["accuracy"] for one in values]
+            colour = self.look(label)["color"]
+            axes.plot([min(xs), max(xs)], [i, i], color=colour, linewidth=2)
+            for x, one in zip(xs, values, strict=True):
+                k = names.index(one["template"])
+                axes.plot(x, i + (k % 3 - 1) * 0.22, SHAPES[k % len(SHAPES)], color=colour, markersize=4.5)
+        for k, name in enumerate(names):
+            axes.plot([], [], SHAPES[k % len(SHAPES)], color=SOFT, label=f"template {name}")
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows], family="monospace", fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("accuracy (%)")
+        axes.set_title(f"Spread over prompt templates, all tasks, cache {cache}", loc="left")
+        figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
+        return figure

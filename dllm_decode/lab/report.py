@@ -1,0 +1,126 @@
+"""``report.html``: one page with all figures, tables and replays of a comparison, complete in itself."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dllm_decode.errors import DllmError
+from dllm_decode.lab.page import build_page, json_block, packed_block
+from dllm_decode.lab.records import Record, read_records
+from dllm_decode.lab.report_data import ReportData
+from dllm_decode.lab.setting import read_setting
+from dllm_decode.lab.summary import ALL, summarise
+from dllm_decode.lab.viewer import SCRIPTS, write_page
+
+MAX_BYTES = 10_000_000
+NAME = "report.html"
+
+
+def write_report(folder: str | Path, max_bytes: int = MAX_BYTES) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    Args:
+        folder: with ``setting.json``, ``records.jsonl`` and, if there are, ``pieces.json`` and ``summary.json``.
+        max_bytes: size of the page; if all replays do not fit, it keeps those of the first problems, the same ones
+            for every policy, and says so. The figures always count every record.
+
+    Returns:
+        The path.
+
+    Raises:
+        DllmError: no finished run, or a page that cannot be written.
+    """
+    folder = Path(folder)
+    setting, records = read_setting(folder), read_records(folder)
+    summary = _read_json(folder / "summary.json") or summarise(setting, records)
+    pieces = _read_json(folder / "pieces.json") or {}
+    return write_page(build_report(setting, records, summary, pieces, max_bytes), folder / NAME)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DllmError(f"cannot read {str(path)!r}; delete it, and it is made anew.") from error
+    return dict(found)
+
+
+def build_report(
+    setting: Mapping[str, Any],
+    records: Sequence[Record],
+    summary: Mapping[str, Any],
+    pieces: Mapping[str, str],
+    max_bytes: int = MAX_BYTES,
+) -> str:
+    """The page of a finished run as text; see :func:`write_report`."""
+    page = ReportData(setting, records)
+    data = page.figures(summary, pieces)
+    texts = {
+        "title": f"Decoding policies on {setting['model']}",
+        "lede": lede(summary),
+        "facts_html": "".join(
+            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts(setting)
+        ),
+        "footer": "This page is complete in itself: it loads nothing from any network.",
+    }
+    block = json_block("data", data)
+    chunks, kept, problems = page.replays(max_bytes - len(block) - 120_000)  # less what styles and scripts take
+    if kept < problems:
+        texts["footer"] += (
+            f" To stay small it holds the replays of {kept} of {problems} problems per task, the same ones for every "
+            "policy; the figures count every sample."
+        )
+    blocks = [block, *(packed_block(f"replays-{task}", chunk) for task, chunk in enumerate(chunks))]
+    scripts = (*SCRIPTS, "charts.js", "samples.js", "table.js", "report.js")
+    return build_page("report.html", texts, blocks, scripts)
+
+
+def lede(summary: Mapping[str, Any]) -> str:
+    """The outcome in one or two sentences."""
+    rows = {(r["label"], r["cache"]): r for r in summary["rows"] if r["task"] == ALL}
+    found = [(c["best"]["1"], c["cache"]) for c in summary["curves"] if c["task"] == ALL and c["best"]["1"]]
+    faster = [(best, cache) for best, cache in found if rows[best["label"], cache]["kind"] != "static"]
+    if not faster:
+        return "No setting is faster than static decoding at no more than one point of loss over all tasks."
+    best, cache = max(faster, key=lambda pair: pair[0]["tpf_content"])
+    row = rows[best["label"], cache]
+    base = next(r for r in rows.values() if r["kind"] == "static" and r["cache"] == cache)
+    return (
+        f"At no more than one point of loss over all tasks, {row['label']} (cache {cache}) is the fastest: "
+        f"{row['tpf_content']:.2f} content tokens per forward against {base['tpf_content']:.2f} of static decoding, "
+        f"at {100 * row['accuracy']:.1f} % accuracy against {100 * base['accuracy']:.1f} % "
+        f"(difference {_points(row['difference'])} points, 95 %: {_points(row['difference_low'])} to "
+        f"{_points(row['difference_high'])}; {row['n']} samples)."
+    )
+
+
+def _points(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
+
+
+def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was run, for the head of the page."""
+    config = next(iter(setting["config"].values()))
+    block = config["block_length"]
+    templates = setting["templates"]
+    shown = [
+        ("model", str(setting["model"])),
+        ("weights", setting.get("model_revision") or "not on disk"),
+        ("device", " ".join(filter(None, (setting.get("device"), setting.get("dtype"))))),
+        ("samples", f"{setting['samples']} per task and seed, {setting['split']} split"),
+        ("seeds", ", ".join(map(str, setting["seeds"]))),
+        ("wordings", "one drawn per problem" if templates == "mixed" else ", ".join(map(str, templates))),
+        ("canvas", "the task's" if setting["canvas"] == "task" else "near the answer's length"),
+        ("blocks", "one" if block is None else f"{block} cells"),
+        ("temperature", f"{config['temperature']:g}"),
+        ("rows together", str(setting["batch_size"])),
+        *((name, str(number)) for name, number in setting["versions"].items()),
+        ("date", str(setting["date"])),
+    ]
+    return [(name, value) for name, value in shown if value]
