@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -240,6 +241,7 @@ def _refuse(folder: Path, held: Mapping[str, Any], setting: Mapping[str, Any]) -
     difference = _first_difference(old, new)
     if difference is not None:
         name, was, now = difference
+        name = re.sub(r"^config\.[^.]+\.", "", name)  # the same for every task
         raise DllmError(
             f"{str(folder)!r} holds a run with {name} {was}, but now it is {now}; "
             "give another folder, or the same settings."

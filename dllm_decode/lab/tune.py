@@ -149,13 +149,26 @@ def tune(
         quiet=quiet,
         **shared,
     )
-    tuned = _judge(summary, read_records(test), policy, defaults, max_drop, folder)
+    note = ""
+    if best is None:
+        count = len(held[STATIC.label])
+        note = (
+            f" No candidate was shown to lose at most {max_drop:g} points on the valid split's {count} samples, so "
+            "static decoding was chosen; more samples can show more."
+        )
+    tuned = _judge(summary, read_records(test), policy, defaults, max_drop, folder, note)
     _write_report(tuned, summary, finalists, scores, max_drop)
     return tuned
 
 
 def _judge(
-    summary: Mapping[str, Any], records: Sequence[Record], policy: str, defaults: Sequence[str], drop: float, out: Path
+    summary: Mapping[str, Any],
+    records: Sequence[Record],
+    policy: str,
+    defaults: Sequence[str],
+    drop: float,
+    out: Path,
+    note: str,
 ) -> Tuned:
     """Compare the chosen policy with the best default on the test split."""
     rows = {row["policy"]: row for row in summary["rows"] if row["task"] == ALL}
@@ -174,6 +187,7 @@ def _judge(
     else:
         interval = "" if low is None else f" (95 %: {low:+.2f} to {high:+.2f})"
         verdict = f"so the tuned policy is {abs(gain):.2f} {'faster' if gain > 0 else 'slower'}{interval}"
+        verdict = verdict if gain else "so the tuned policy is no faster"
     warning = "" if within else f" It loses more than {drop:g} points there, so it does not keep the limit."
     return Tuned(
         policy=policy,
@@ -183,7 +197,7 @@ def _judge(
         gain_low=low,
         gain_high=high,
         beats=beats,
-        sentence=f"{chosen['label']} reaches {figures}; {other}, {verdict}.{warning}",
+        sentence=f"{chosen['label']} reaches {figures}; {other}, {verdict}.{warning}{note}",
         frontier=tuple(row["label"] for row in pareto(list(rows.values()))),
         folder=out,
     )

@@ -153,7 +153,7 @@ def test_one_writer_at_a_time(tmp_path):
         ({"batch_size": 4}, "batch_size 3, but now it is 4"),
         ({"policies": ["threshold"]}, r"policies\[1\]"),
         ({"tasks": "copy"}, r"tasks\[1\] \"sort\", but now it is none"),
-        ({"block_length": 8}, "config.copy.block_length 16, but now it is 8"),
+        ({"block_length": 8}, "with block_length 16, but now it is 8"),
         ({"templates": (0,)}, "templates"),
         ({"seeds": (0, 1)}, r"seeds\[1\] none, but now it is 1"),
     ],
