@@ -12,6 +12,7 @@ from torch import Tensor
 from dllm_decode.errors import DllmError
 
 if TYPE_CHECKING:
+    from dllm_decode.attention.known import Known
     from dllm_decode.cache import KVCache
     from dllm_decode.models.tokenizers import TextCodec
 
@@ -33,6 +34,7 @@ class ForwardInput:
             slots `[0, lengths[r])`. Tokens of branches >= 0 are not written.
         rows: long `[R]`, cache row of each row; None = 0..R-1. Rows that write must differ; rows that hold only branch
             tokens may share one.
+        known: what the caller knows of these tensors; None = they are looked at, which waits for the device.
     """
 
     tokens: Tensor
@@ -42,6 +44,7 @@ class ForwardInput:
     branch: Tensor | None = None
     cache: KVCache | None = None
     rows: Tensor | None = None
+    known: Known | None = None
 
 
 class DenoisingModel(ABC):

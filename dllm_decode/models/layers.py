@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from dllm_decode.attention import AttentionCase, Backend, attend, choose_backend
+from dllm_decode.attention import AttentionCase, Backend, choose_backend
 from dllm_decode.models.base import ForwardInput
 
 
@@ -39,13 +39,6 @@ def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     angles = positions.float()[:, None, :, None] * (1.0 / theta**exponent)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the "half split" convention, computed in the tables' dtype, returned in x's."""
-    y = x.to(cos.dtype)
-    first, second = y.chunk(2, dim=-1)
-    return (y * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
 def _add(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -97,11 +90,10 @@ class Block(nn.Module):
         """`[R, Q, width]` -> the same, or `[M, width]` when only `cells` (flat indices) are wanted afterwards."""
         attention_norm, q_proj, k_proj, v_proj, o_proj, mlp_norm, gate, up, down = self._parts(self)
         h = attention_norm(x)
-        q = q_proj(h).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-        k = k_proj(h).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        v = v_proj(h).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        mixed = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, case, backend, layer)
-        mixed = mixed.transpose(1, 2).flatten(2)
+        q = q_proj(h).unflatten(-1, (self.heads, self.head_dim))
+        k = k_proj(h).unflatten(-1, (self.kv_heads, self.head_dim))
+        v = v_proj(h).unflatten(-1, (self.kv_heads, self.head_dim))
+        mixed = backend.mix(q, k, v, cos, sin, case, layer)
         if cells is not None:  # from here on every token is on its own
             x, mixed = x.flatten(0, 1)[cells], mixed.flatten(0, 1)[cells]
         x = x + o_proj(mixed)
@@ -235,7 +227,8 @@ class BidirectionalLM(PreTrainedModel):
         if attention_mask is not None and not attention_mask.bool().all():
             real = attention_mask.bool()
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        case = AttentionCase(heads, kv_heads, self.head_dim, real=real)
+        queries = input_ids.new_full(input_ids.shape[:1], input_ids.shape[1]) if real is None else None
+        case = AttentionCase(heads, kv_heads, self.head_dim, real=real, queries=queries)
         trail: list[Tensor] | None = [] if output_hidden_states else None
         hidden = self._trunk(input_ids, position_ids, case, trail=trail)
         return CausalLMOutput(logits=self.head(hidden), hidden_states=tuple(trail) if trail else None)

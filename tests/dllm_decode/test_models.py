@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dllm_decode.attention import backends, rotate
 from dllm_decode.errors import CacheError, DllmError
 from dllm_decode.models import ForwardInput, layers
 from tests.dllm_decode.tiny import logits, plain, tiny
@@ -218,15 +219,13 @@ def test_padding_tokens_change_nothing() -> None:
 def test_rope_precision_is_per_family(family: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     model, used = tiny(family), set()
     model.module.bfloat16()
-    original = layers.rotate
-    monkeypatch.setattr(layers, "rotate", lambda x, cos, sin: used.add(cos.dtype) or original(x, cos, sin))
+    monkeypatch.setattr(backends, "rotate", lambda x, cos, sin: used.add(cos.dtype) or rotate(x, cos, sin))
     assert logits(model, plain(torch.arange(5)[None])).dtype == torch.bfloat16
     assert used == {expected}
 
 
 def test_rotating_in_fp32_is_more_exact_for_bf16_keys() -> None:
     x = torch.randn(1, 1, 64, 16, generator=torch.Generator().manual_seed(7)).bfloat16()
-    rotate = layers.rotate
     cos, sin = layers.rotary_tables(torch.arange(2000, 2064)[None], 16, 10000.0)
     exact = rotate(x.double(), cos.double(), sin.double())
     full = (rotate(x, cos, sin).double() - exact).abs().max()

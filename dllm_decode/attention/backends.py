@@ -1,0 +1,134 @@
+"""What a backend is, the two that run everywhere, and the cache write before them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dllm_decode.attention.case import AttentionCase
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the "half split" convention, computed in the tables' dtype, returned in x's."""
+    y = x.to(cos.dtype)
+    first, second = y.chunk(2, dim=-1)
+    return (y * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class Backend(ABC):
+    """One way to compute attention once the keys are in place."""
+
+    name: str
+
+    @abstractmethod
+    def supports(self, case: AttentionCase, dtype: torch.dtype, device: torch.device) -> str | None:
+        """None when this backend can serve the case, else the reason why not (a clause for an error message)."""
+
+    def avoided(self, device: torch.device) -> str | None:
+        """Why "auto" passes this backend by although it could serve; None = it does not."""
+        return None
+
+    @abstractmethod
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase) -> Tensor:
+        """`q [R, heads, Q, D]`, `k, v [R, kv_heads, S, D]` -> `[R, heads, Q, D]`, softmax(q k^T / sqrt(D)) v."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase, layer: int) -> Tensor:
+        """See the function :func:`attend`."""
+        if case.cache is not None:
+            assert case.rows is not None
+            case.cache.write(layer, case.rows, case.write_slots, None, k, v)
+            held_k, held_v = case.cache.read(layer, case.span or case.rows, case.slots)
+            if case.branch is None:
+                k, v = held_k, held_v
+            else:
+                k, v = torch.cat([held_k, k.to(held_k.dtype)], dim=2), torch.cat([held_v, v.to(held_v.dtype)], dim=2)
+        return self(q, k, v, case)
+
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, case: AttentionCase, layer: int
+    ) -> Tensor:
+        """A layer's attention from its projections: rotate, write to the cache, attend.
+
+        Args:
+            q: `[R, Q, heads, D]`, before RoPE; may be overwritten.
+            k: `[R, Q, kv_heads, D]`, before RoPE; may be overwritten.
+            v: `[R, Q, kv_heads, D]`.
+            cos: `[R or 1, 1, Q, D]`; its dtype is that of the rotation.
+            sin: like `cos`.
+            case: what each query may see.
+            layer: which layer of the cache.
+
+        Returns:
+            `[R, Q, heads * D]`; padding tokens hold junk.
+        """
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        mixed = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, case, layer)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class Sdpa(Backend):
+    """torch's scaled_dot_product_attention, on every device and dtype."""
+
+    name = "sdpa"
+
+    def supports(self, case: AttentionCase, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Always None."""
+        return None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase) -> Tensor:
+        """Query heads of one group become extra queries of their KV head: no repeated keys, no wasted reads."""
+        if q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+            # torch's CPU kernel has a bf16 backward several times slower than its fp32 one (measured on 2.13).
+            with torch.autocast("cpu", enabled=False):
+                return self._attend(q.float(), k.float(), v.float(), case).to(q.dtype)
+        return self._attend(q, k, v, case)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase) -> Tensor:
+        if case.heads == case.kv_heads:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=case.mask)
+        grouped = q.reshape(q.shape[0], case.kv_heads, -1, q.shape[-1])
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=case.grouped_mask).reshape(q.shape)
+
+
+class Reference(Backend):
+    """The textbook formula in fp32, one step per line: the oracle of the other backends' tests."""
+
+    name = "reference"
+
+    def supports(self, case: AttentionCase, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Always None."""
+        return None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase) -> Tensor:
+        """Repeat the keys per group, score, hide, softmax, mix."""
+        group = case.heads // case.kv_heads
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        scores = torch.einsum("rhqd,rhsd->rhqs", q.float(), k.float()) / case.head_dim**0.5
+        if case.mask is not None:
+            scores = scores.masked_fill(~case.mask, float("-inf"))
+        weights = scores.softmax(dim=-1).nan_to_num(0.0)  # a query that sees nothing gets zeros
+        return torch.einsum("rhqs,rhsd->rhqd", weights, v.float()).to(q.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, case: AttentionCase, backend: Backend, layer: int = 0) -> Tensor:
+    """Attention of fresh queries over fresh and cached keys.
+
+    With a cache the fresh keys and values are first written to their slots of `layer` (branch tokens are not), then
+    the queries see their row's visible slots; branch tokens see, beside those, the fresh tokens of their own branch
+    in place of the slots that it re-supplies. The cached prefix is shared by all branches of a row, never repeated.
+
+    Args:
+        q: `[R, heads, Q, D]`, after RoPE.
+        k: `[R, kv_heads, Q, D]`, after RoPE.
+        v: `[R, kv_heads, Q, D]`.
+        case: what each query may see.
+        backend: from `choose_backend`.
+        layer: which layer of the cache.
+
+    Returns:
+        `[R, heads, Q, D]`; rows of padding tokens hold junk.
+    """
+    return backend.attend(q, k, v, case, layer)
