@@ -22,9 +22,33 @@ from dllm_decode.tasks.tokenizer import count_tokens
 
 __all__ = ["SPLITS", "TASKS", "Sample", "Task", "few_shot", "get_task", "samples", "score", "split_of"]
 
-TASKS: dict[str, Task] = {
-    task.name: task for task in (*LIST_TASKS, *RECORD_TASKS, *ARITHMETIC_TASKS, *GRID_TASKS, *LINE_TASKS)
-}
+
+class TaskTable(dict[str, Task]):
+    """The bundled tasks by name.
+
+    Those of :mod:`dllm_decode.parallelbench` are found by their names too, but not listed, so that "all" stays what
+    the bundled model was trained on.
+    """
+
+    def __missing__(self, name: str) -> Task:
+        from dllm_decode import parallelbench
+
+        if not parallelbench.is_ours(name):
+            raise KeyError(name)
+        return parallelbench.find_task(name)
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        try:
+            return isinstance(name, str) and self[name] is not None
+        except (KeyError, DllmError):
+            return False
+
+
+TASKS = TaskTable(
+    (task.name, task) for task in (*LIST_TASKS, *RECORD_TASKS, *ARITHMETIC_TASKS, *GRID_TASKS, *LINE_TASKS)
+)
 
 
 class TaskError(DllmError):
@@ -33,11 +57,13 @@ class TaskError(DllmError):
 
 def get_task(name: str) -> Task:
     """Look a task up by name; an unknown name is answered with the nearest known one."""
-    if name in TASKS:
-        return TASKS[name]
+    try:
+        return TASKS[name]  # an unknown name of a family not listed raises what the family says
+    except KeyError:
+        pass
     near = get_close_matches(name, TASKS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise TaskError(f"unknown task {name!r}: {hint}Tasks are {', '.join(TASKS)}.")
+    raise TaskError(f"unknown task {name!r}: {hint}Tasks are {', '.join(TASKS)}, and parallelbench/copy and so on.")
 
 
 def samples(task: str, split: str, n: int, seed: int, template: int | None = None) -> list[Sample]:
@@ -65,12 +91,7 @@ def samples(task: str, split: str, n: int, seed: int, template: int | None = Non
         )
     if n < 0:
         raise TaskError(f"{n} samples asked for: ask for 0 or more.")
-    rng = Random(f"{task}/{split}/{seed}")
-    found: dict[str, Sample] = {}
-    while len(found) < n:
-        sample = spec.sample(rng, split, template)
-        found.setdefault(spec.prompt(sample.meta, 0), sample)
-    return list(found.values())
+    return spec.samples(Random(f"{task}/{split}/{seed}"), split, n, template)
 
 
 def score(sample: Sample, text: str) -> bool:

@@ -73,6 +73,14 @@ class Task:
         chosen = drawn if template is None else template
         return Sample(self.name, chosen, self.prompt(problem, chosen), self.answer(problem, rng), problem)
 
+    def samples(self, rng: Random, split: str, n: int, template: int | None = None) -> list[Sample]:
+        """Draw ``n`` samples of ``split`` with different problems; a longer draw begins with the shorter one."""
+        found: dict[str, Sample] = {}
+        while len(found) < n:
+            sample = self.sample(rng, split, template)
+            found.setdefault(self.prompt(sample.meta, 0), sample)
+        return list(found.values())
+
 
 def split_of(canonical: str) -> str:
     """Split of a problem, from a checksum of its canonical text (template 0).
