@@ -39,7 +39,7 @@ POLICIES = (
     "adablock:delimiters=5,delimiter_threshold=0.02+localleap:anchor_threshold=0.5,relaxed_threshold=0.2",
     "threshold:threshold=0.4+eotp",
     "ccd",
-    "ccd:adaptive=true",
+    "ccdds",
     "topk:k=1+sched:high=3.0,low=0.5",
     "threshold:threshold=0.6+sched:high=3.0,low=0.5",
     "topk:k=1+prophet",

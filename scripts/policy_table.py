@@ -33,7 +33,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "AdaBlock x Threshold": ("adablock+threshold", "up to +5.3 points at the threshold's speed"),
     "AdaBlock x LocalLeap": ("adablock+localleap", "not in a paper"),
     "CCD": ("ccd", "fixed budget; GSM8K 74.3 -> 75.3"),
-    "CCD-DS": ("ccd:adaptive=true", "GSM8K 75.2, 1.31x fewer steps; Trip 2.27x"),
+    "CCD-DS": ("ccdds", "GSM8K 75.2, 1.31x fewer steps; Trip 2.27x"),
     "Learn2PD": ("learn2pd", "12.2x tokens per second at G = 1024, GSM8K 77.6 -> 77.3"),
     "Learn2PD + EoTP": ("learn2pd+eotp", "22.6x at G = 1024, GSM8K 79.8; 3-5x at G = 256"),
     "SchED x TopK": ("topk:k=1+sched", "2.1x (exp k 4, 7.5 to 2.5), mean score 52.3 -> 53.2"),
