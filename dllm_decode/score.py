@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from dllm_decode import kernels
+
+if TYPE_CHECKING:
+    from dllm_decode.kernels.score import Draws
 
 #: Logits of one chunk take at most about this many elements (64 MiB in fp32).
 CHUNK_ELEMENTS = 1 << 24
@@ -66,14 +73,40 @@ class Scores:
         )
 
 
-def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = None) -> Scores:
+def one_pass(rule: ScoreRule) -> str | None:
+    """Why the fused kernel, which reads each row of logits once, cannot follow this rule; ``None`` = it can."""
+    if rule.top_p is not None or rule.top_k is not None:
+        return "top-p and top-k look at the whole row first"
+    if rule.float64:
+        return "the reference precision is float64"
+    kept = sorted(rule.needs & {"logits", "probs"})
+    return f"a part of the policy reads {' and '.join(kept)}" if kept else None
+
+
+def score(
+    logits: Tensor,
+    rule: ScoreRule,
+    generator: torch.Generator | None = None,
+    *,
+    draws: Draws | None = None,
+    noise: Tensor | None = None,
+    fused: bool | None = None,
+) -> Scores:
     """Score cells.
 
     Args:
         logits: ``[M, V]``, any float dtype; overwritten.
         rule: see :class:`ScoreRule`.
         generator: random source of the Gumbel noise when the temperature is above 0.
+        draws: keys of counter-based noise, for the fused kernel.
+        noise: fp32 ``[M, V]``, Gumbel noise to use instead of the generator's.
+        fused: one pass by the fused kernel; ``None`` = on a GPU, when it can follow the rule and has its keys.
     """
+    if fused is None:
+        ready = one_pass(rule) is None and (rule.temperature == 0 or draws is not None)
+        fused = ready and noise is None and kernels.worthwhile(logits.device, logits.dtype)
+    if fused:
+        return _one_pass(logits, rule, draws)
     logits = logits.double() if rule.float64 else logits.float()
     if rule.suppress:
         logits[:, list(rule.suppress)] = -torch.inf
@@ -89,7 +122,7 @@ def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = N
     entropy = _entropy(source, lse) if "entropy" in rule.needs else None
 
     scale = 1.0 if plain is not logits else max(rule.temperature, 1e-30)
-    token = _propose(drawn, rule, scale, generator)
+    token = _propose(drawn, rule, scale, generator, noise)
     confidence = (source.gather(1, token[:, None])[:, 0] - lse).exp()
     return Scores(
         token=token,
@@ -102,14 +135,48 @@ def score(logits: Tensor, rule: ScoreRule, generator: torch.Generator | None = N
     )
 
 
-def _propose(logits: Tensor, rule: ScoreRule, scale: float, generator: torch.Generator | None) -> Tensor:
+def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None) -> Scores:
+    from dllm_decode.kernels.score import score_rows
+
+    if rule.suppress:
+        logits.index_fill_(1, _on(rule.suppress, logits.device), -torch.inf)
+    tempered = rule.filtered and rule.temperature > 0
+    token, confidence, entropy, margin, logit_margin = score_rows(
+        logits,
+        rule.mask_id,
+        1 / rule.temperature if tempered else 1.0,
+        1.0 if tempered else rule.temperature,
+        draws,
+        extras=bool(rule.needs & {"entropy", "margin", "logit_margin"}),
+    )
+    return Scores(
+        token,
+        confidence,
+        entropy if "entropy" in rule.needs else None,
+        margin if "margin" in rule.needs else None,
+        logit_margin if "logit_margin" in rule.needs else None,
+    )
+
+
+@cache
+def _on(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Token ids as a tensor, uploaded once: an upload in the middle of a step would stop it."""
+    return torch.tensor(ids, device=device)
+
+
+def _propose(
+    logits: Tensor, rule: ScoreRule, scale: float, generator: torch.Generator | None, noise: Tensor | None
+) -> Tensor:
     """Argmax without the mask token, or Gumbel-max; the logits come back as they were."""
     mask = logits[:, rule.mask_id].clone()
     logits[:, rule.mask_id] = -torch.inf
     if rule.temperature > 0:
-        uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float32).to(logits.device)
-        # argmax of logits / T - ln(-ln u), LLaDA's exp(logits) / (-ln u)^T in log space
-        noise = uniform.clamp_(min=1e-30).log_().neg_().log_().mul_(-scale)
+        if noise is None:
+            uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float32).to(logits.device)
+            # argmax of logits / T - ln(-ln u), LLaDA's exp(logits) / (-ln u)^T in log space
+            noise = uniform.clamp_(min=1e-30).log_().neg_().log_().mul_(-scale)
+        else:
+            noise = noise * scale
         token = noise.add_(logits).argmax(-1)
     else:
         token = logits.argmax(-1)

@@ -173,7 +173,7 @@ class TritonKernel(Backend):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase, layer: int) -> Tensor:
         """One launch that also writes the cache (rotated tensors in, heads before tokens)."""
-        from dllm_decode.kernels.block_attention import block_attention
+        from dllm_decode.kernels.launch import block_attention
 
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         out = block_attention(q, k, v, None, None, case, layer)
@@ -188,7 +188,7 @@ class TritonKernel(Backend):
         self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, case: AttentionCase, layer: int
     ) -> Tensor:
         """One launch for a block step, two for a wide forward."""
-        from dllm_decode.kernels.block_attention import block_attention
+        from dllm_decode.kernels.launch import block_attention
         from dllm_decode.kernels.rotary import rotate_to_cache
 
         if case.branch is not None or case.positions is None or q.shape[1] <= ONE_LAUNCH:

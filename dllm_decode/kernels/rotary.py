@@ -7,7 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dllm_decode.attention.case import AttentionCase
-from dllm_decode.kernels.block_attention import _by_token, _turn
+from dllm_decode.kernels.block_attention import turn
+from dllm_decode.kernels.launch import by_token
 from dllm_decode.kernels.numeric import INTERPRETED
 
 
@@ -25,7 +26,7 @@ def _rotate_heads(
     b = tl.load(x + i[:, None] * size + half + h[None, :], mask=inside, other=0.0).to(tl.float32)
     c = tl.load(cos + h, mask=h < half, other=0.0).to(tl.float32)[None, :]
     s = tl.load(sin + h, mask=h < half, other=0.0).to(tl.float32)[None, :]
-    a, b = _turn(a, b, c, s, cos.dtype.element_ty, dtype, interpreted)
+    a, b = turn(a, b, c, s, cos.dtype.element_ty, dtype, interpreted)
     tl.store(out + i[:, None] * pitch + h[None, :], a.to(dtype), mask=inside)
     tl.store(out + i[:, None] * pitch + half + h[None, :], b.to(dtype), mask=inside)
 
@@ -96,7 +97,7 @@ def rotate_to_cache(
     """
     count, width, heads, size = q.shape
     assert case.queries is not None and case.positions is not None and case.branch is None
-    q, k, v = _by_token(q), _by_token(k), _by_token(v)
+    q, k, v = by_token(q), by_token(k), by_token(v)
     keys, values = k, v
     strides: tuple[int, ...] = (0, 0, 0)
     if case.cache is not None:

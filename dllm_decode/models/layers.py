@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from dllm_decode import kernels
 from dllm_decode.attention import AttentionCase, Backend, choose_backend
 from dllm_decode.models.base import ForwardInput
 
@@ -28,6 +29,31 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` -> the same shape and dtype."""
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+
+
+def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """`x + delta` (`x` without a delta) and its norm; one launch on a GPU."""
+    if _fusable(x, delta) and type(norm) is RMSNorm:
+        from dllm_decode.kernels import elementwise
+
+        return elementwise.add_norm(x, delta, norm.weight, norm.eps)
+    total = x if delta is None else x + delta
+    return total, norm(total)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) * up`; one launch on a GPU."""
+    if _fusable(gate, up):
+        from dllm_decode.kernels import elementwise
+
+        return elementwise.gated(gate, up)
+    return F.silu(gate) * up
+
+
+def _fusable(x: Tensor, y: Tensor | None) -> bool:
+    """The kernels have no backward pass, and want both operands alike (adapters may change the dtype)."""
+    alike = y is None or (y.dtype == x.dtype and y.shape == x.shape)
+    return alike and kernels.worthwhile(x.device, x.dtype) and not torch.is_grad_enabled()
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -80,25 +106,28 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
+        delta: Tensor | None,
         cos: Tensor,
         sin: Tensor,
         case: AttentionCase,
         backend: Backend,
         layer: int,
         cells: Tensor | None = None,
-    ) -> Tensor:
-        """`[R, Q, width]` -> the same, or `[M, width]` when only `cells` (flat indices) are wanted afterwards."""
+    ) -> tuple[Tensor, Tensor]:
+        """Residual stream `x + delta`, `[R, Q, width]` each, in and out; the next norm does the sum.
+
+        What comes out is `[M, width]` when only `cells` (flat indices) are wanted afterwards.
+        """
         attention_norm, q_proj, k_proj, v_proj, o_proj, mlp_norm, gate, up, down = self._parts(self)
-        h = attention_norm(x)
+        x, h = add_norm(x, delta, attention_norm)
         q = q_proj(h).unflatten(-1, (self.heads, self.head_dim))
         k = k_proj(h).unflatten(-1, (self.kv_heads, self.head_dim))
         v = v_proj(h).unflatten(-1, (self.kv_heads, self.head_dim))
         mixed = backend.mix(q, k, v, cos, sin, case, layer)
         if cells is not None:  # from here on every token is on its own
             x, mixed = x.flatten(0, 1)[cells], mixed.flatten(0, 1)[cells]
-        x = x + o_proj(mixed)
-        h = mlp_norm(x)
-        return x + down(F.silu(gate(h)) * up(h))
+        x, h = add_norm(x, o_proj(mixed), mlp_norm)
+        return x, down(gated(gate(h), up(h)))
 
 
 class BidirectionalLM(PreTrainedModel):
@@ -195,12 +224,13 @@ class BidirectionalLM(PreTrainedModel):
         if not self.config.rope_full_precision:  # else q and k are rotated in fp32 whatever the dtype
             cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         backend = choose_backend(self.attention, case, x.dtype, x.device)
+        delta: Tensor | None = None
         for layer, block in enumerate(blocks):
             if trail is not None:
-                trail.append(x)
+                trail.append(x if delta is None else x + delta)
             last = layer == len(blocks) - 1
-            x = block(x, cos, sin, case, backend, layer, cells if last else None)
-        x = norm(x)
+            x, delta = block(x, delta, cos, sin, case, backend, layer, cells if last else None)
+        _, x = add_norm(x, delta, norm)
         if trail is not None:
             trail.append(x)
         return x

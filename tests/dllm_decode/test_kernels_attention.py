@@ -18,7 +18,7 @@ from tests.dllm_decode.test_attention import HEAD_DIM, inputs
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from dllm_decode.kernels.block_attention import Tiles, block_attention, tiles_for
+from dllm_decode.kernels.launch import Tiles, block_attention, tiles_for
 from dllm_decode.kernels.rotary import rotate_to_cache
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
