@@ -16,6 +16,7 @@ from typing import Any
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
 from dllm_decode.evaluate import draw_problems
+from dllm_decode.models import NativeModel
 from dllm_decode.models.base import DenoisingModel
 from dllm_decode.result import GenerationResult
 from dllm_decode.sampler import DiffusionSampler
@@ -184,6 +185,7 @@ def _about(
     settings = {k: v for k, v in config.to_dict().items() if k != "max_new_tokens"}
     return {
         "model": model.name,
+        "weights": _weights_checksum(model),
         "prompts": len(asks),
         "checksum": zlib.crc32(prompts.encode()),
         "cache": cache,
@@ -191,6 +193,17 @@ def _about(
         "batch_size": batch_size,
         **settings,
     }
+
+
+def _weights_checksum(model: DenoisingModel) -> int | None:
+    """Of the norms, which are few and change with any training; ``None`` for a model that shows no weights."""
+    if not isinstance(model, NativeModel):
+        return None
+    checksum = 0
+    for parameter in model.module.parameters():
+        if parameter.ndim == 1:
+            checksum = zlib.crc32(parameter.detach().float().cpu().numpy().tobytes(), checksum)
+    return checksum
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:

@@ -80,6 +80,11 @@ def test_interrupted_collection_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         collect(model, [*asks[:-1], Ask([1], 8)], folder, CONFIG, batch_size=2)
     with pytest.raises(DllmError, match="holds records with block_length=6, but now it is 4"):
         collect(model, asks, folder, CONFIG.replace(block_length=4), batch_size=2)
+    other = copy.deepcopy(tiny("llada"))
+    with torch.no_grad():
+        next(p for p in other.module.parameters() if p.ndim == 1).add_(0.1)
+    with pytest.raises(DllmError, match="holds records with weights="):
+        collect(other, asks, folder, CONFIG, batch_size=2)
     (folder / "00001.safetensors").write_bytes(b"cut short")
     with pytest.raises(DllmError, match="holds no filter records; delete it and collect again"):
         collect(model, asks, folder, CONFIG, batch_size=2)
