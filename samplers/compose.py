@@ -157,7 +157,7 @@ class Composition(Policy):
         else:
             done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
         # What a finishing part fills in comes after what was decided.
-        order = -prediction.confidence if done.order is None else done.order.float()
+        order = -prediction.confidence if done.order is None else done.order.double()
         return replace(done, order=order.masked_fill(done.write & ~decision.write, torch.inf)), memory
 
     def _finish_turns(
@@ -188,7 +188,7 @@ class Composition(Policy):
                 hold = hold | (done.hold & now.any(-1))
             if done.length is not None:
                 length = torch.where(now.any(-1), torch.minimum(length, done.length), length)
-            view = view.after(taken, values)
+            view = view.after(taken, values).moved()
         return replace(decision, write=write, values=values, stop=stop, length=length, hold=hold), memory
 
     def _in_turn(

@@ -120,23 +120,21 @@ class View:
         return out.to(self.tokens.device)
 
     def after(self, write: Tensor, values: Tensor) -> View:
-        """The view one forward later, ``values`` written at ``write`` (both ``[B, G]``).
-
-        A row whose block is then complete stands at its next block with a mask, taken to be as long.
-        """
+        """The view one forward later, ``values`` written at ``write`` (both ``[B, G]``), in the same block."""
         tokens = torch.where(write, values, self.tokens)
         masked = (tokens == self.mask_id) & self.valid
+        return replace(self, tokens=tokens, masked=masked, step=self.step + 1, block_step=self.block_step + 1)
+
+    def moved(self) -> View:
+        """The same with rows whose block is complete at their next block that is not, taken to be as long."""
         width = (self.end - self.start).clamp(min=1)
-        first = torch.where(masked.any(-1), masked.to(torch.uint8).argmax(-1), -1)
+        first = torch.where(self.masked.any(-1), self.masked.to(torch.uint8).argmax(-1), -1)
         blocks = torch.where(first >= self.end, (first - self.end) // width + 1, 0)
         return replace(
             self,
-            tokens=tokens,
-            masked=masked,
             start=self.start + blocks * width,
             end=torch.minimum(self.end + blocks * width, self.length.maximum(self.end)),
-            step=self.step + 1,
-            block_step=torch.where(blocks > 0, 0, self.block_step + 1),
+            block_step=torch.where(blocks > 0, 0, self.block_step),
             block_index=self.block_index + blocks,
         )
 
@@ -230,14 +228,17 @@ class Prediction:
         count, width = self.token.shape[0] // self.branches, self.token.shape[1]
         rows = torch.arange(count, device=self.token.device) * self.branches + branch
 
+        def pick(x: Tensor) -> Tensor:
+            return x[branch :: self.branches].contiguous() if isinstance(branch, int) else x[rows]
+
         def take(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[rows]
+            return None if x is None else pick(x)
 
         picked = Prediction(
-            self.token[rows],
-            self.confidence[rows],
-            self.predicted[rows],
-            self.open[rows],
+            pick(self.token),
+            pick(self.confidence),
+            pick(self.predicted),
+            pick(self.open),
             take(self.entropy),
             take(self.margin),
             take(self.logit_margin),

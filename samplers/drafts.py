@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Memory, Query, View, map_rows, merge_rows
+from samplers.select import rank
 
 T = TypeVar("T")
 
@@ -62,6 +63,18 @@ class Drafts:
         used[:, 1:] &= (canvases[:, 1:] != canvases[:, :-1]).any(-1)
         used[:, 0] = True
         return Query(canvases=canvases, used=used)
+
+
+def in_line(now: View, score: Tensor, where: Tensor, across: bool) -> Tensor:
+    """Long ``[B, G]``: the place (0 = next) of each cell of ``where`` by falling score, else G.
+
+    ``across``: cells of nearer blocks come first.
+    """
+    places = rank(score, where)
+    if not across:
+        return places
+    block = (now.index - now.start[:, None]).clamp(min=0) // (now.end - now.start).clamp(min=1)[:, None]
+    return rank(-(block * where.shape[1] + places).double(), where)
 
 
 def furthest(canvases: Tensor, reached: Tensor, branch: int, part: Tensor | None = None) -> Tensor:

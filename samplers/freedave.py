@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, Setting, View
-from samplers.drafts import Drafts, furthest, put_rows
-from samplers.select import rank
+from samplers.drafts import Drafts, furthest, in_line, put_rows
 from samplers.stochastic import Order, StochasticFreeDave
 from samplers.threshold import Threshold
 from samplers.topk import TopK
@@ -99,8 +98,9 @@ class FreeDave(Policy):
         now, rule = memory.resume(view, self.cross_block), memory.own
         at = torch.zeros_like(view.start)  # the branch where each row's chain stands
         turn = torch.full_like(view.tokens, -1)
-        order = torch.zeros(turn.shape, device=turn.device)
-        confidence = torch.zeros_like(order)
+        order = torch.zeros(turn.shape, dtype=torch.float64, device=turn.device)
+        confidence = order.float()
+        names = torch.arange(len(at), device=at.device)
         for branch in range(prediction.branches):
             here = at == branch
             if not bool(here.any()):
@@ -109,43 +109,46 @@ class FreeDave(Policy):
             if self.cross_block:  # a draft may stand in a later block than the canvas
                 said = replace(said, open=said.predicted & now.open)
             chosen, taught = self.step.decide(now, said, rule)
-            then = now.after(chosen.write, chosen.values)
-            onward = self.agreeing(canvases, then, branch)
+            taken = torch.where(chosen.write, chosen.values, now.tokens)
+            onward = self.agreeing(canvases, taken, branch, view.mask_id)
             goes = here & (onward > branch)
-            accepted = canvases[torch.arange(len(at), device=at.device), onward]
-            reached = torch.where(goes[:, None], accepted, then.tokens)
+            reached = torch.where(goes[:, None], canvases[names, onward], taken)
             fresh = here[:, None] & (reached != now.tokens)
             surest = -said.confidence if chosen.order is None else chosen.order
-            order = torch.where(fresh, branch * turn.shape[1] + rank(-surest, fresh), order)
+            order = torch.where(fresh, 4 * branch + surest.double().atan(), order)  # by branch, then as the step says
             seen = said.confidence if chosen.confidence is None else chosen.confidence
             confidence = torch.where(here[:, None] & (turn < 0), seen, confidence)
             turn = torch.where(fresh, branch, turn)
-            now = put_rows(here, now.after(fresh, reached), now)
+            then = now.after(fresh, reached)
+            now = put_rows(here, then.moved() if self.cross_block else then, now)
             rule = put_rows(here, taught, rule)
             at = torch.where(goes, onward, at)
         drafts = self.draft(view, now, prediction.pick(at), rule)
         return Decision(turn >= 0, now.tokens, order=order, confidence=confidence, turn=turn), drafts
 
-    def agreeing(self, canvases: Tensor, reached: View, branch: int) -> Tensor:
-        """Long ``[B]``: the draft that the step on ``branch`` leads to, or ``branch`` when there is none."""
-        return furthest(canvases, reached.tokens, branch)
+    def agreeing(self, canvases: Tensor, taken: Tensor, branch: int, mask_id: int) -> Tensor:
+        """Long ``[B]``: the draft that the step ``taken`` on ``branch`` leads to, or ``branch`` when there is none."""
+        return furthest(canvases, taken, branch)
 
     def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:
         """Go on with the step from ``now``, as if the model went on saying what it ``said``."""
-        values, rounds = now.tokens, torch.full_like(now.tokens, now.tokens.shape[1])
-        rounds = rounds.masked_fill(said.predicted & ~now.masked, 0)
-        ahead, learned = now, rule
-        for number in range(1, self.drafts):
-            open_ = said.predicted & ahead.open & self.within(view)
-            chosen, learned = self.step.decide(ahead, replace(said, open=open_), learned)
-            values = torch.where(chosen.write, chosen.values, values)
-            rounds = torch.where(chosen.write, number, rounds)
-            ahead = ahead.after(chosen.write, chosen.values)
+        inside = said.predicted & (self.cross_block | (view.index < view.end[:, None]))
+        step = self.step
+        if isinstance(step, TopK) and step.steps is None and (step.k == 1 or not self.cross_block):
+            # The same as below, without taking the steps one by one.
+            line = in_line(now, step.ranking(now, said), inside & now.masked, self.cross_block)
+            values, rounds = said.token, torch.where(line < line.shape[1], line // step.k + 1, line)
+        else:
+            values, rounds = now.tokens, torch.full_like(now.tokens, now.tokens.shape[1])
+            ahead, learned = now, rule
+            for number in range(1, self.drafts):
+                chosen, learned = step.decide(ahead, replace(said, open=inside & ahead.open), learned)
+                values = torch.where(chosen.write, chosen.values, values)
+                rounds = torch.where(chosen.write, number, rounds)
+                ahead = ahead.after(chosen.write, chosen.values)
+                ahead = ahead.moved() if self.cross_block else ahead
+        rounds = rounds.masked_fill(inside & ~now.masked, 0)
         return Drafts(values, rounds, now.step, now.block_step, rule)
-
-    def within(self, view: View) -> Tensor:
-        """Bool ``[B, G]``: where drafts may lie."""
-        return view.valid if self.cross_block else view.valid & (view.index < view.end[:, None])
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,13 @@ class FreeDavePlus(FreeDave):
         full = ~(view.open & (after == view.mask_id)).any(-1)
         return replace(decision, hold=full & ~drafted & ((last & decision.write).sum(-1) > 1)), drafts
 
-    def agreeing(self, canvases: Tensor, reached: View, branch: int) -> Tensor:  # noqa: D102
-        return furthest(canvases, reached.tokens, branch, part=canvases == reached.mask_id)
+    def agreeing(self, canvases: Tensor, taken: Tensor, branch: int, mask_id: int) -> Tensor:  # noqa: D102
+        return furthest(canvases, taken, branch, part=canvases == mask_id)
 
     def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:  # noqa: D102
-        rounds = rank(said.confidence, said.predicted & self.within(view))
+        # Also what has just been committed is in line, in case another part overrules it.
+        inside = said.predicted & (self.cross_block | (view.index < view.end[:, None]))
+        rounds = in_line(view, said.confidence, inside, self.cross_block)
         return Drafts(said.token, rounds, now.step, now.block_step, rule)
 
 

@@ -19,10 +19,9 @@ def best(score: Tensor, where: Tensor) -> Tensor:
 def rank(score: Tensor, where: Tensor) -> Tensor:
     """Long ``[B, G]``: each cell's place (0 = first) among ``where`` by falling score; G for all other cells."""
     width = score.shape[1]
-    order = score.masked_fill(~where, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    # -inf scores inside `where` tie with the cells outside: a second stable sort puts the outside last.
-    inside = where.gather(1, order)
-    order = order.gather(1, (~inside).to(torch.uint8).sort(dim=-1, stable=True).indices)
+    # The clamp keeps a cell whose own score is -inf above the cells outside.
+    score = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~where, -torch.inf)
+    order = score.sort(dim=-1, descending=True, stable=True).indices
     places = torch.arange(width, device=score.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).masked_fill(~where, width)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, View
-from samplers.drafts import Drafts, put_rows
-from samplers.select import best, rank
+from samplers.drafts import Drafts, in_line, put_rows
+from samplers.select import best
 
 Order = Literal["confidence", "left_to_right"]
 
@@ -67,25 +67,25 @@ class StochasticFreeDave(Policy):
         return memory.query(view, self.drafts, self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
-        plain = prediction.branches == 1
-        canvases = view.tokens[:, None] if plain else memory.canvases(view, self.drafts)
-        now, luck = memory.resume(view, self.cross_block), view.uniform()
+        count = prediction.branches
+        canvases = view.tokens[:, None] if count == 1 else memory.canvases(view, self.drafts)
+        now, luck, score = memory.resume(view, self.cross_block), view.uniform(), self.ranking(prediction)
         names = torch.arange(len(view.start), device=view.start.device)
         at = last = torch.zeros_like(view.start)
         turn = torch.full_like(view.tokens, -1)
-        confidence = prediction.pick(0).confidence
-        for branch in range(prediction.branches):
+        confidence = prediction.confidence[::count]
+        for branch in range(count):
             here = at == branch
             if not bool(here.any()):
                 break
-            said = prediction.pick(branch)
-            open_ = said.predicted & now.open if self.cross_block else said.open
-            cell = best(self.ranking(said), open_) & here[:, None]
+            rows = slice(branch, None, count)
+            open_ = prediction.predicted[rows] & now.open if self.cross_block else prediction.open[rows]
+            cell = best(score[rows], open_) & here[:, None]
             place = cell.to(torch.uint8).argmax(-1)
-            token, accepted = said.token[names, place], torch.zeros_like(here)
-            q = _at(said, names, place)
+            q = _at(prediction, names * count + branch, place)
+            token, accepted = prediction.token[rows][names, place], torch.zeros_like(here)
             following = branch + 1
-            if following < prediction.branches:
+            if following < count:
                 judged = cell.any(-1) & (cell == (canvases[:, following] != canvases[:, branch])).all(-1)
                 draft = canvases[names, following, place]
                 p = memory.own[names, memory.rounds[names, place].clamp(max=self.drafts) - 1]
@@ -96,31 +96,30 @@ class StochasticFreeDave(Policy):
                 token = torch.where(judged, instead, token)
             confidence = torch.where(cell, q[names, token][:, None], confidence)
             turn, last = turn.masked_fill(cell, branch), torch.where(here, branch, last)
-            now = put_rows(here, now.after(cell, token[:, None].expand_as(cell)), now)
+            then = now.after(cell, token[:, None].expand_as(cell))
+            now = put_rows(here, then.moved() if self.cross_block else then, now)
             at = torch.where(here, torch.where(accepted, following, -1), at)
-        said = prediction.pick(last)
-        decision = Decision(turn >= 0, now.tokens, order=turn.float(), confidence=confidence, turn=turn)
-        return decision, self.draft(view, now, said)
+        decision = Decision(turn >= 0, now.tokens, order=turn.double(), confidence=confidence, turn=turn)
+        return decision, self.draft(view, now, prediction, names * count + last, score)
 
-    def ranking(self, said: Prediction) -> Tensor:
+    def ranking(self, prediction: Prediction) -> Tensor:
         """Fp32 ``[B, G]``: what the order looks at, larger is earlier; nothing that was drawn."""
         if self.order == "left_to_right":
-            return -torch.arange(said.token.shape[1], device=said.token.device).float().expand(said.token.shape)
-        assert said.probs is not None
-        return said.scatter(said.probs.amax(-1))
+            index = torch.arange(prediction.token.shape[1], device=prediction.token.device)
+            return -index.float().expand(prediction.token.shape)
+        assert prediction.probs is not None
+        return prediction.scatter(prediction.probs.amax(-1))
 
-    def draft(self, view: View, now: View, said: Prediction) -> Drafts:
-        """The tokens that ``said`` drew for the cells next in line, and their distributions."""
+    def draft(self, view: View, now: View, prediction: Prediction, last: Tensor, score: Tensor) -> Drafts:
+        """What the branches ``last`` drew for the cells next in line, and from which distributions."""
         width = view.tokens.shape[1]
-        where = said.predicted & now.masked & (self.cross_block | (view.index < view.end[:, None]))
-        # Nearer blocks first: there is only one when drafts stay inside it.
-        block = (now.index - now.start[:, None]).clamp(min=0) // (now.end - now.start).clamp(min=1)[:, None]
-        line = rank(-(block * width + rank(self.ranking(said), where)).double(), where)
+        where = prediction.predicted[last] & now.masked & (self.cross_block | (view.index < view.end[:, None]))
+        line = in_line(now, score[last], where, self.cross_block)
         rounds = (line + 1).masked_fill(line >= self.drafts - 1, width)
         row, cell = (rounds < width).nonzero(as_tuple=True)
         p = torch.zeros(len(rounds), self.drafts, self.vocab_size, device=rounds.device)
-        p[row, rounds[row, cell] - 1] = _at(said, row, cell)
-        return Drafts(said.token, rounds, now.step, now.block_step, p)
+        p[row, rounds[row, cell] - 1] = _at(prediction, last[row], cell)
+        return Drafts(prediction.token[last], rounds, now.step, now.block_step, p)
 
 
 def _at(said: Prediction, row: Tensor, cell: Tensor) -> Tensor:
