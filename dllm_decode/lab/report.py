@@ -17,6 +17,7 @@ from dllm_decode.lab.summary import ALL, summarise
 from dllm_decode.lab.viewer import SCRIPTS, write_page
 
 MAX_BYTES = 10_000_000
+MARGIN = 4000  # bytes for a longer footer and the replays' elements
 NAME = "report.html"
 
 
@@ -70,14 +71,15 @@ def build_report(
         "footer": "This page is complete in itself: it loads nothing from any network.",
     }
     block = json_block("data", data)
-    chunks, kept, problems = page.replays(max_bytes - len(block) - 120_000)  # less what styles and scripts take
+    scripts = (*SCRIPTS, "charts.js", "samples.js", "table.js", "report.js")
+    bare = len(build_page("report.html", texts, [block], scripts).encode())
+    chunks, kept, problems = page.replays(max_bytes - bare - MARGIN)
     if kept < problems:
         texts["footer"] += (
             f" To stay small it holds the replays of {kept} of {problems} problems per task, the same ones for every "
             "policy; the figures count every sample."
         )
     blocks = [block, *(packed_block(f"replays-{task}", chunk) for task, chunk in enumerate(chunks))]
-    scripts = (*SCRIPTS, "charts.js", "samples.js", "table.js", "report.js")
     return build_page("report.html", texts, blocks, scripts)
 
 

@@ -7,6 +7,9 @@ const FORMATS = {
   p: (x) => (x === null || x === undefined ? "–" : x < 0.001 ? "< 0.001" : x.toFixed(3)),
 };
 
+/* A policy string that may break after its punctuation. */
+const breakable = (text) => text.split(/(?<=[:,+=])/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
+
 function drawTable(root) {
   const groups = [...new Set(data.columns.map((column) => column.group))];
   const state = { task: -1, cache: -1, text: "", key: null, down: false, groups: new Set(groups.slice(0, 2)) };
@@ -68,7 +71,7 @@ function drawTable(root) {
         const format = FORMATS[column.kind], value = format(valueOf(row, column.key));
         const low = row[column.key + "_low"], high = row[column.key + "_high"];
         const range = low === undefined || low === null ? null : h("span", { class: "range" }, ` ${format(low)} to ${format(high)}`);
-        tr.append(i ? h("td", { class: column.kind === "text" ? "left" : "" }, h("bdi", {}, value), range) : h("th", { scope: "row", class: "sticky" }, h("bdi", { class: "mono" }, value)));
+        tr.append(i ? h("td", { class: column.kind === "text" ? "left" : "" }, h("bdi", {}, value), range) : h("th", { scope: "row", class: "sticky" }, h("bdi", { class: "mono" }, breakable(value))));
       });
       return tr;
     }));

@@ -147,7 +147,7 @@ function mountViewer(root, packed, book, options = {}) {
     now = Math.min(Math.max(Math.round(to), 0), total);
     const state = canvasAt(replay, now, book.mask);
     const step = now ? replay.steps[now - 1] : null;
-    const block = now < total || !step ? replay.steps[Math.min(now, total - 1)] : null;
+    const block = now < total || !total ? step || replay.steps[0] : null; // of the forward on show; none when all is done
     const fresh = new Set(step ? step.cells : []);
     const tokens = state.tokens.slice(0, state.length);
     cells = tokens.map((token, cell) => ({
