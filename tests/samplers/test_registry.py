@@ -1,0 +1,134 @@
+"""Policy strings: parsed in one place, printed back, refused with a suggestion."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+
+from samplers import (
+    REGISTRY,
+    Composition,
+    DeferEos,
+    EosStop,
+    Factor,
+    Policy,
+    PolicyError,
+    Threshold,
+    TopK,
+    lookup,
+    parse_policy,
+    spell,
+)
+from samplers import registry as registry_module
+from samplers.registry import Entry
+from tests.policies import policies
+
+
+def test_every_entry_loads_and_says_where_it_comes_from() -> None:
+    for name, entry in REGISTRY.items():
+        cls = lookup(name)
+        assert issubclass(cls, Policy) and dataclasses.is_dataclass(cls)
+        assert cls.__doc__ and entry.paper
+        assert lookup(name.upper()) is cls is lookup("-".join(name)) is lookup(f" {name}_ ")
+        assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@given(policies())
+def test_what_is_printed_reads_back(text: str) -> None:
+    policy = parse_policy(text)
+    assert parse_policy(spell(policy)) == policy
+    assert spell(parse_policy(spell(policy))) == spell(policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("threshold", Threshold()),
+        ("threshold:threshold=0.5", Threshold(0.5)),
+        (" Threshold : threshold = 0.5 ", Threshold(0.5)),
+        ("topk:k=2,score=margin+eosstop", Composition.of(TopK(k=2, score="margin"), EosStop())),
+        ("topk:k=2|eosstop", Composition.of(TopK(k=2), EosStop())),
+        ("topk:steps=none", TopK()),
+        ("topk:steps=4,schedule=time,origin=TRUE", TopK(steps=4, schedule="time", origin=True)),
+        ("factor:last_rank_quirk=true", Factor(last_rank_quirk=True)),
+        ("defereos:ids=3/4+topk", Composition.of(DeferEos(ids=(3, 4)), TopK())),
+        ("threshold:threshold=1e20", Threshold(1e20)),
+    ],
+)
+def test_strings(text: str, policy: Policy) -> None:
+    assert parse_policy(text) == policy
+    assert parse_policy(spell(policy)) == policy
+
+
+def test_a_policy_passes_through() -> None:
+    policy = TopK() | EosStop()
+    assert parse_policy(policy) is policy
+    assert spell(policy) == "topk+eosstop"
+    assert spell(TopK(k=3, spend=False)) == "topk:k=3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested(Policy):
+    """A part that takes a rule as an argument."""
+
+    step: Policy = TopK()
+    names: tuple[str, ...] = ()
+    limit: int | float | None = None
+
+
+@pytest.fixture
+def nested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers `Nested`."""
+    monkeypatch.setattr(registry_module, "Nested", Nested, raising=False)
+    monkeypatch.setitem(REGISTRY, "nested", Entry("registry:Nested", "test"))
+
+
+@pytest.mark.usefixtures("nested")
+def test_rules_as_arguments_go_in_parentheses() -> None:
+    for policy, text in (
+        (Nested(TopK(k=2, score="margin")), "nested:step=(topk:k=2,score=margin)"),
+        (Nested(Nested(Threshold(0.5))), "nested:step=(nested:step=(threshold:threshold=0.5))"),
+        (Nested(Composition.of(TopK(), EosStop()), ("a", "b"), 2.5), "nested:step=(topk+eosstop),names=a/b,limit=2.5"),
+    ):
+        assert spell(policy) == text and parse_policy(text) == policy
+    with pytest.raises(PolicyError, match="nested: step is 'topk', which is not a policy in parentheses"):
+        parse_policy("nested:step=topk")
+    with pytest.raises(
+        PolicyError, match=r"nested: limit is '\(topk\)', which is not a whole number or a number or non"
+    ):
+        parse_policy("nested:limit=(topk)")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("treshold", "unknown policy 'treshold' (did you mean 'threshold'?); known: topk, "),
+        ("zzz", "unknown policy 'zzz'; known: topk, "),
+        ("topk+", "unknown policy ''"),
+        ("topk:kk=2", "topk has no parameter 'kk' (did you mean 'k'?); it takes k, steps, score, "),
+        ("threshold:0.9", "threshold has no parameter '0.9'; it takes threshold."),
+        ("threshold:threshold", "threshold: parameter 'threshold' has no value; write threshold=VALUE."),
+        ("threshold:threshold=high", "threshold: threshold is 'high', which is not a number."),
+        ("threshold:threshold=(topk)", "threshold: threshold is '(topk)', which is not a number."),
+        ("topk:k=1.5", "topk: k is '1.5', which is not a whole number."),
+        ("topk:k=1,k=2", "topk: parameter 'k' is given twice; keep one of them."),
+        ("topk:spend=yes", "topk: spend is 'yes', which is not true or false."),
+        ("topk:steps=few", "topk: steps is 'few', which is not a whole number or none."),
+        ("topk:score=best", "topk: score is 'best', which is not one of confidence, margin, entropy, random"),
+        ("topk:k=0", "k is 0; give a whole number from 1 up."),
+        ("topk:(k=1", "unbalanced parentheses in policy "),
+        ("topk)", "unbalanced parentheses in policy "),
+        ("", "'' is no policy; give a Policy or a string such as 'threshold:threshold=0.9'."),
+    ],
+)
+def test_refused_in_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(PolicyError) as error:
+        parse_policy(text)
+    assert str(error.value).startswith(sentence)
+
+
+def test_what_is_no_string_either() -> None:
+    with pytest.raises(PolicyError, match="3 is no policy; give a Policy or a string"):
+        parse_policy(3)  # type: ignore[arg-type]
