@@ -118,7 +118,7 @@ def train_filter(
     work: str | Path,
     *,
     block_length: int = 32,
-    max_false_positives: float = 0.01,
+    max_false_positives: float = 0.002,
     recipe: Recipe | None = None,
     cache: str = "none",
     feature: str = "confidence",

@@ -55,7 +55,7 @@ def train_filter(
     max_false_positives: Annotated[
         float,
         typer.Option(help="Share of accepted cells that may be wrong, on held-out prompts.", rich_help_panel=TRAINING),
-    ] = 0.01,
+    ] = 0.002,
     epochs: Annotated[int, typer.Option(help="Passes over the records.", rich_help_panel=TRAINING)] = 300,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also train by the reference's recipe.", rich_help_panel=TRAINING)
