@@ -30,8 +30,9 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        data: Tensor | None = None,
     ) -> None:
-        """Allocate the cache.
+        """Allocate the cache, or take over the memory of an earlier one of the same sizes (`data`, all finite).
 
         Raises:
             CacheError: a size below 1, or not enough memory (the message says how much was asked for).
@@ -42,6 +43,10 @@ class KVCache:
             raise CacheError(f"a KV cache needs every size to be at least 1, got {wrong}.")
         self.layers, self.rows, self.kv_heads, self.slots, self.head_dim = sizes.values()
         needed = self.bytes(**sizes, dtype=dtype)
+        if data is not None:
+            assert data.shape == (layers, 2, rows, kv_heads, slots + 1, head_dim) and data.dtype == dtype
+            self.data = data
+            return
         try:
             # Zeros, not empty: a masked slot has weight 0, and 0 * NaN from fresh memory would be NaN.
             self.data = torch.zeros(layers, 2, rows, kv_heads, slots + 1, head_dim, dtype=dtype, device=device)

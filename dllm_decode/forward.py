@@ -6,10 +6,7 @@ cache), the *suffix* from the block on (prefix cache), the *block* alone (dual c
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +15,8 @@ from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
 from dllm_decode.models.base import DenoisingModel, ForwardInput
-from dllm_decode.score import ScoreRule, Scores, chunks, score
+from dllm_decode.score import Draws, ScoreRule, Scores
+from dllm_decode.step import ModelStep
 from samplers import Policy, Prediction, Query, View
 
 CACHES = ("none", "prefix", "dual")
@@ -68,8 +66,13 @@ class Forwarder:
             needs=policy.needs,
             float64=config.precision == "reference",
         )
-        self.seconds = 0.0
+        self.step = ModelStep(model, self.rule, config.guidance)
         self.calls = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time in the model so far."""
+        return self.step.seconds
 
     def predict(
         self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor
@@ -191,7 +194,14 @@ class Forwarder:
             behind = plain[:, None] + shadow.cumsum(-1) - 1
             cells = torch.cat([cells, self._flat(shadow, behind, layout)])
             marks.append(shadow)
-        scores = self._forward(layout, group, ids, cells, [m.sum(-1) for m in marks], view.generators)
+        draws = None
+        if self.step.counted:
+            drawn = [
+                self._draws(mark, group, layout.owner, torch.full_like(layout.owner, i), view.generators)
+                for i, mark in enumerate(marks)
+            ]
+            draws = Draws.cat(drawn)
+        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws)
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
@@ -234,7 +244,8 @@ class Forwarder:
             layout = replace(plain, owner=owner, branch=zero)
             cells = self._flat(scored, columns, layout)
         generators = tuple(view.generators[i] for i in owner.tolist())
-        scores = self._forward(layout, group, ids, cells, [scored.sum(-1)], generators)
+        draws = self._draws(scored, group, owner, name, generators) if self.step.counted else None
+        scores = self._forward(layout, group, ids, cells, [scored], generators, draws)
         everything = torch.zeros_like(imagined.masked)
         everything[flat] = scored
         return replace(self._spread(scores, slice(0, len(cells)), everything, imagined), branches=branches)
@@ -271,10 +282,11 @@ class Forwarder:
         group: Rows,
         ids: Tensor,
         cells: Tensor,
-        sizes: list[Tensor],
+        marks: list[Tensor],
         generators: tuple[torch.Generator, ...],
+        draws: Draws | None,
     ) -> Scores:
-        """Call the model and score the cells chunk by chunk; counts what it cost."""
+        """Call the model and score the cells at ``marks`` (bool ``[R, G]`` each); counts what it cost."""
         owner = layout.owner
         tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
         lengths = (group.offset + group.visible)[owner] if self.cache is not None else queries
@@ -287,33 +299,22 @@ class Forwarder:
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
         inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
-        hidden = self._timed(self.model.hidden, inp, cells)
-        pieces = []
-        per_row = torch.cat(sizes).tolist() if self.rule.temperature > 0 else [len(hidden) // (1 + self.guided)]
-        half = len(hidden) // 2
-        for row, low, high in chunks(per_row, self.model.vocab_size, by_row=self.rule.temperature > 0):
-            logits = self._timed(self.model.head, hidden[low:high])
-            if self.guided:
-                blank = self._timed(self.model.head, hidden[half + low : half + high])
-                logits = blank + (self.config.guidance + 1) * (logits - blank)
-            source = generators[row % len(generators)] if row >= 0 else None
-            pieces.append(score(logits, self.rule, source))
+        sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
+        scores = self.step.run(inp, cells, sizes, generators, draws)
         self.calls += 1
         cost = 2 if self.guided else 1
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
         group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
-        if not pieces:
-            empty = hidden.new_zeros(0, dtype=torch.float32)
-            wide = hidden.new_zeros(0, self.model.vocab_size, dtype=torch.float32)
-            return Scores(empty.long(), empty, empty, empty, empty, wide, wide)
-        return Scores.cat(pieces)
+        return scores
 
-    def _timed(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
-        """Call the model and count the seconds (on a GPU: of the launches)."""
-        began = time.perf_counter()
-        out = call(*args)
-        self.seconds += time.perf_counter() - began
-        return out
+    @staticmethod
+    def _draws(
+        mark: Tensor, group: Rows, owner: Tensor, branch: Tensor, generators: tuple[torch.Generator, ...]
+    ) -> Draws:
+        """Keys of the noise of the cells at ``mark`` (bool ``[R, G]``), whose rows belong to rows ``owner``."""
+        row, cell = mark.nonzero(as_tuple=True)
+        seeds = torch.tensor([g.initial_seed() for g in generators], device=cell.device)
+        return Draws(seeds[row], group.step[owner][row], cell, branch[row])
 
     @staticmethod
     def _spread(scores: Scores, part: slice, where: Tensor, view: View) -> Prediction:

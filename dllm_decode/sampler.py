@@ -20,6 +20,7 @@ from dllm_decode.models import load_model
 from dllm_decode.models.base import DenoisingModel
 from dllm_decode.models.tokenizers import token_ids
 from dllm_decode.result import GenerationResult
+from dllm_decode.step import canvas_device
 from dllm_decode.streaming import StreamRelay
 from dllm_decode.trace import Trace
 from samplers import Composition, EosStop, Policy, Setting, parse_policy, spell
@@ -205,7 +206,7 @@ class DiffusionSampler:
         policy = self._bound(config)
         model, mask = self.model, self.model.mask_id
         whole, offsets = self._lay_out(prompts, chat, config)
-        rows = Rows.begin(whole, offsets, mask, model.pad_id, model.device)
+        rows = Rows.begin(whole, offsets, mask, model.pad_id, canvas_device(model, policy))
         meta = {"policy": spell(self.policy), "cache": self.cache, "model": model.name, "config": config.to_dict()}
         traces = [
             Trace(row[:o], row[o:], mask, meta={**meta, "row": i})

@@ -7,17 +7,13 @@ softmax is there as the ``reference`` precision, for comparison.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dllm_decode import kernels
-
-if TYPE_CHECKING:
-    from dllm_decode.kernels.score import Draws
 
 #: Logits of one chunk take at most about this many elements (64 MiB in fp32).
 CHUNK_ELEMENTS = 1 << 24
@@ -58,6 +54,12 @@ class Scores:
     logits: Tensor | None = None
     probs: Tensor | None = None
 
+    def to(self, device: torch.device) -> Scores:
+        """The same on another device."""
+        extras = {f.name: getattr(self, f.name) for f in fields(self)[2:]}
+        moved = {name: None if x is None else x.to(device) for name, x in extras.items()}
+        return Scores(self.token.to(device), self.confidence.to(device), **moved)
+
     @classmethod
     def cat(cls, pieces: Sequence[Scores]) -> Scores:
         """Concatenate the scores of consecutive chunks."""
@@ -71,6 +73,32 @@ class Scores:
         return cls(
             token, confidence, join("entropy"), join("margin"), join("logit_margin"), join("logits"), join("probs")
         )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What counter-based noise depends on, and nothing else: long ``[M]`` each.
+
+    Attributes:
+        seed: of the row. ``step``: its forwards so far. ``cell``: the cell. ``branch``: the draft, 0 = the canvas.
+    """
+
+    seed: Tensor
+    step: Tensor
+    cell: Tensor
+    branch: Tensor
+
+    def __getitem__(self, part: slice) -> Draws:
+        return Draws(self.seed[part], self.step[part], self.cell[part], self.branch[part])
+
+    def to(self, device: torch.device) -> Draws:
+        """The same on another device."""
+        return Draws(*(x.to(device) for x in (self.seed, self.step, self.cell, self.branch)))
+
+    @classmethod
+    def cat(cls, pieces: Sequence[Draws]) -> Draws:
+        """Concatenate."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in pieces]) for f in fields(cls)))
 
 
 def one_pass(rule: ScoreRule) -> str | None:
@@ -194,9 +222,10 @@ def _drawn_from(logits: Tensor, rule: ScoreRule, scale: float) -> Tensor:
 
 
 def _entropy(logits: Tensor, lse: Tensor) -> Tensor:
-    """Nats, ``[M]``: ``lse - sum p l``; suppressed tokens (-inf) weigh nothing."""
-    p = (logits - lse[:, None]).exp()
-    return (lse - (p * logits.clamp(min=-1e30)).sum(-1)).clamp(min=0)
+    """Nats, ``[M]``: ``-sum p ln p``; suppressed tokens (-inf) weigh nothing."""
+    # Not lse - sum p l: far from zero that is a small difference of large numbers.
+    surprise = logits - lse[:, None]
+    return (surprise.exp() * -surprise.clamp(min=-1e30)).sum(-1).clamp(min=0)
 
 
 def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None, mask_id: int) -> Tensor:
@@ -222,13 +251,15 @@ def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None, mask_i
     return logits.scatter(1, best, plain.gather(1, best))
 
 
-def chunks(sizes: Iterable[int], vocab_size: int, by_row: bool) -> Iterator[tuple[int, int, int]]:
+def chunks(
+    sizes: Iterable[int], vocab_size: int, by_row: bool, elements: int = CHUNK_ELEMENTS
+) -> Iterator[tuple[int, int, int]]:
     """Cut cells into chunks ``(row, start, stop)`` of bounded size.
 
     ``sizes`` are the cells per row, in order. With ``by_row`` no chunk crosses a row and cuts depend on the row alone,
     so that a row draws the same noise in any batch; else ``row`` is -1 and chunks are as large as they may be.
     """
-    most = max(1, CHUNK_ELEMENTS // max(1, vocab_size))
+    most = max(1, elements // max(1, vocab_size))
     if not by_row:
         sizes = (sum(sizes),)
     start = 0

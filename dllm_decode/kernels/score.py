@@ -6,12 +6,12 @@ same whatever else is in the batch and in whatever order things run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from dllm_decode.score import Draws
 
 #: Token ids of one step of the pass: four runs of `RUN`, one per number that a Philox call returns.
 RUN = 1024
@@ -122,20 +122,6 @@ def score_row(
         other = tl.max(tl.where(lane == winner, second, top), 0)
         tl.store(margins + row, (1.0 - tl.exp(other - base)) / total)
         tl.store(raw_margins + row, (most - other) / scale)
-
-
-@dataclass(frozen=True)
-class Draws:
-    """What the noise of each row of logits depends on: long ``[M]`` each.
-
-    Attributes:
-        seed: of the row of the batch. ``step``: its forwards so far. ``cell``: the cell. ``branch``: the draft.
-    """
-
-    seed: Tensor
-    step: Tensor
-    cell: Tensor
-    branch: Tensor
 
 
 def score_rows(

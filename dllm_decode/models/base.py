@@ -14,6 +14,7 @@ from dllm_decode.errors import DllmError
 if TYPE_CHECKING:
     from dllm_decode.attention.known import Known
     from dllm_decode.cache import KVCache
+    from dllm_decode.graphs import StepGraphs
     from dllm_decode.models.tokenizers import TextCodec
 
 
@@ -105,3 +106,7 @@ class DenoisingModel(ABC):
             DllmError: the model has no cache, or memory does not suffice.
         """
         raise DllmError(f"model {self.name!r} has no KV cache; use cache='none'.")
+
+    def step_graphs(self) -> StepGraphs | None:
+        """Recorded block steps of this model, or None when it has none; asked once per run."""
+        return None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from dllm_decode.kernels.score import RUN, Draws, philox, philox_noise, score_rows
-from dllm_decode.score import ScoreRule, score
+from dllm_decode.kernels.score import RUN, philox, philox_noise, score_rows
+from dllm_decode.score import Draws, ScoreRule, score
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -1,0 +1,306 @@
+"""Block steps recorded as CUDA graphs: one upload, one launch and one download instead of hundreds of launches.
+
+A recording serves every step of its shape bucket (rows, window, cells), across blocks and prompts: its inputs are read
+from buffers that each step fills and pads to the bucket; padding is rows of zero queries and cells whose scores are
+dropped.  It is made anew when what it points to has moved: another cache, other weights.  Whatever cannot be recorded
+runs eagerly, and the log (``dllm_decode.graphs``, INFO) says once why.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dllm_decode import kernels
+from dllm_decode.attention.known import Known, are_consecutive
+from dllm_decode.cache import KVCache
+from dllm_decode.models.base import DenoisingModel, ForwardInput
+from dllm_decode.score import Draws, ScoreRule, Scores, one_pass, score
+
+log = logging.getLogger(__name__)
+
+MOST_TOKENS = 4096  #: larger forwards keep the GPU busy longer than their launches take
+MOST_RECORDINGS = 48
+KEPT_CACHE_BYTES = 2 << 30  #: a cache up to this size outlives its run, so that recordings over it do too
+SLOT_STEP = 64
+
+Replay = Callable[[], None]
+
+
+class Recorder(Protocol):
+    """Records a step once and replays it on the same memory."""
+
+    def record(self, step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        """A function that repeats ``step``, and the tensor in which its result will lie."""
+
+    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Host memory to fill or read, and its twin on the device."""
+
+    def wait(self) -> None:
+        """Until the device has done everything."""
+
+
+class CudaRecorder:
+    """Recorder by CUDA graphs; all of them share one memory pool, for they never run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.pool: object | None = None
+
+    def record(self, step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        """Run the step a few times aside (kernels compile, libraries set themselves up), then capture it."""
+        with torch.cuda.device(self.device):
+            current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(current)
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    step()
+            current.wait_stream(aside)
+            if self.pool is None:
+                self.pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+                out = step()
+        return graph.replay, out
+
+    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Pinned host memory: copies to and from it do not stop the host."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=True), torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def wait(self) -> None:
+        """One host sync."""
+        torch.cuda.current_stream(self.device).synchronize()
+
+
+class Bucket(NamedTuple):
+    """Shape of a recording: rows, query columns, scored cells."""
+
+    rows: int
+    width: int
+    cells: int
+
+    @classmethod
+    def of(cls, rows: int, width: int, cells: int) -> Bucket:
+        """The smallest bucket that holds a step; narrow windows are padded least, for they are the most frequent."""
+        unit = 8 if width <= 64 else 32
+        return cls(_power(rows), -(-width // unit) * unit, max(16, _power(cells)))
+
+
+def _power(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@dataclass
+class Recording:
+    """A recorded step with its buffers: ``filled`` is copied to ``fed`` before a replay, ``out`` to ``read`` after."""
+
+    replay: Replay
+    filled: Tensor
+    fed: Tensor
+    out: Tensor
+    read: Tensor
+
+
+class Fields(NamedTuple):
+    """The step's inputs as views of one flat buffer, long."""
+
+    tokens: Tensor
+    positions: Tensor
+    queries: Tensor
+    lengths: Tensor
+    rows: Tensor
+    cells: Tensor
+    seed: Tensor
+    step: Tensor
+    cell: Tensor
+    branch: Tensor
+
+    @staticmethod
+    def size(bucket: Bucket) -> int:
+        """Numbers in the buffer."""
+        return bucket.rows * (2 * bucket.width + 3) + 5 * bucket.cells
+
+    @classmethod
+    def of(cls, flat: Tensor, bucket: Bucket) -> Fields:
+        """Cut the buffer up."""
+        grid, rows, cells = bucket.rows * bucket.width, bucket.rows, bucket.cells
+        parts = list(flat.split([grid, grid, rows, rows, rows] + [cells] * 5))
+        return cls(*(x.view(rows, bucket.width) for x in parts[:2]), *parts[2:])
+
+
+class StepGraphs:
+    """The recorded block steps of one model."""
+
+    def __init__(self, model: DenoisingModel, recorder: Recorder, *, needs_kernels: bool = True) -> None:
+        """``needs_kernels``: refuse where Triton's kernels do not run (other backends would copy the cache)."""
+        self.model, self.recorder, self.needs_kernels = model, recorder, needs_kernels
+        self.recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
+        self.replayed = 0
+        self._broken: set[tuple[object, ...]] = set()
+        self._said: set[str] = set()
+        self._weights: object = None
+        self._kept: Tensor | None = None
+        self._borrower: weakref.ref[KVCache] | None = None
+
+    def refresh(self, weights: object) -> None:
+        """Forget all recordings if the weights (anything that compares equal while they stay put) have changed."""
+        if weights != self._weights:
+            if self.recordings:
+                self._say("the weights have moved: block steps are recorded anew")
+            self.recordings.clear()
+            self._broken.clear()
+            self._weights = weights
+
+    def lend(self, rows: int, slots: int, make: Callable[[int, int, Tensor | None], KVCache]) -> KVCache:
+        """A cache of at least this size: the one of the last run when it fits and nobody holds it any more.
+
+        Recordings point into a cache, so that they outlive a run only if the cache does.
+
+        Args:
+            rows: rows needed. ``slots``: slots needed.
+            slots: see ``rows``.
+            make: makes a cache of so many rows and slots, over the given memory if there is some.
+        """
+        free = self._borrower is None or self._borrower() is None
+        if free and self._kept is not None:
+            held_rows, held_slots = self._kept.shape[2], self._kept.shape[4] - 1
+            wasted = held_rows * held_slots > 2 * rows * (slots + SLOT_STEP)
+            if held_rows >= rows and held_slots >= slots and not wasted:
+                cache = make(held_rows, held_slots, self._kept.zero_())
+                self._borrower = weakref.ref(cache)
+                return cache
+            self._kept = None  # before the new one is taken
+            self.recordings.clear()
+        cache = make(rows, -(-slots // SLOT_STEP) * SLOT_STEP, None)
+        if free and cache.data.nbytes <= KEPT_CACHE_BYTES:
+            self._kept, self._borrower = cache.data, weakref.ref(cache)
+        return cache
+
+    def refusal(self, inp: ForwardInput, rule: ScoreRule, guided: bool, draws: Draws | None) -> str | None:
+        """Why this step runs eagerly; ``None`` = it can be recorded."""
+        reason = one_pass(rule)
+        if reason is not None:
+            return reason
+        if guided:
+            return "guidance mixes the logits of two rows"
+        if inp.cache is None:
+            return "without a cache every forward has the whole row, and its launches do not matter"
+        if inp.branch is not None:
+            return "branches change their layout from step to step"
+        if inp.tokens.numel() > MOST_TOKENS:
+            return f"forwards of more than {MOST_TOKENS} tokens keep the device busy longer than launches take"
+        if rule.temperature > 0 and draws is None:
+            return "the noise comes from the host"
+        if self.needs_kernels:
+            lacking = kernels.unusable(self.model.device, self.model.dtype)
+            if lacking is not None:
+                return f"it needs the Triton kernels: {lacking}"
+        real = torch.arange(inp.tokens.shape[1]) < inp.queries[:, None]
+        return None if are_consecutive(inp.positions, real) else "its tokens do not stand in consecutive slots"
+
+    def run(
+        self, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None = None, *, guided: bool = False
+    ) -> Scores | None:
+        """Replay the step, recording it first if need be; ``None`` = run it eagerly.
+
+        Args:
+            inp: on the host. ``cells``: long ``[M]``, flat indices into ``R * Q``.
+            cells: see ``inp``.
+            rule: how to score.
+            draws: keys of the noise, when the rule has a temperature.
+            guided: whether classifier-free guidance is on.
+
+        Returns:
+            Scores on the host.
+        """
+        reason = self.refusal(inp, rule, guided, draws)
+        if reason is not None:
+            self._say(f"block steps run eagerly: {reason}")
+            return None
+        assert inp.cache is not None
+        bucket = Bucket.of(inp.tokens.shape[0], inp.tokens.shape[1], len(cells))
+        key = (rule, bucket, inp.cache.data.data_ptr(), inp.cache.data.shape)
+        recording = self.recordings.get(key)
+        if recording is not None:
+            self.recordings.move_to_end(key)
+            self._fill(recording, bucket, inp, cells, draws)
+        elif key in self._broken:
+            return None
+        else:
+            try:
+                recording = self._record(bucket, inp, cells, rule, draws)
+            except RuntimeError as error:
+                self._broken.add(key)
+                self._say(f"block steps of {tuple(bucket)} run eagerly: recording failed ({error})")
+                return None
+            self.recordings[key] = recording
+            while len(self.recordings) > MOST_RECORDINGS:
+                self.recordings.popitem(last=False)
+        recording.replay()
+        recording.read.copy_(recording.out, non_blocking=True)
+        self.recorder.wait()
+        self.replayed += 1
+        return _unpack(recording.read[:, : len(cells)], rule)
+
+    def _record(
+        self, bucket: Bucket, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None
+    ) -> Recording:
+        filled, fed = self.recorder.buffer((Fields.size(bucket),), torch.long)
+        assert inp.cache is not None
+        # A copy of the wrapper: whoever holds the recording must not seem to hold the run's cache.
+        at, cache = Fields.of(fed, bucket), copy.copy(inp.cache)
+        # Lengths and rows are read on the device: nothing of this step's values may settle in the recording.
+        known = Known(padded=True, ragged=True, slots=cache.slots, consecutive=True)
+        static = ForwardInput(at.tokens, at.positions, at.queries, at.lengths, None, cache, at.rows, known)
+        keys = Draws(at.seed, at.step, at.cell, at.branch) if rule.temperature > 0 else None
+        count = 2 + len(rule.needs & {"entropy", "margin", "logit_margin"})
+        read, _ = self.recorder.buffer((count, bucket.cells), torch.int32)
+
+        def step() -> Tensor:
+            return _pack(score(self.model.head(self.model.hidden(static, at.cells)), rule, draws=keys))
+
+        recording = Recording(lambda: None, filled, fed, read, read)
+        self._fill(recording, bucket, inp, cells, draws)  # the warm-up runs on real inputs: what it writes is right
+        recording.replay, recording.out = self.recorder.record(step)
+        return recording
+
+    @staticmethod
+    def _fill(recording: Recording, bucket: Bucket, inp: ForwardInput, cells: Tensor, draws: Draws | None) -> None:
+        """Pad a step's inputs to the bucket and send them off."""
+        assert inp.rows is not None
+        (rows, width), at = inp.tokens.shape, Fields.of(recording.filled.zero_(), bucket)
+        at.tokens[:rows, :width], at.positions[:rows, :width] = inp.tokens, inp.positions
+        at.lengths.fill_(1)  # a row that sees nothing is NaN in some attention backends
+        at.queries[:rows], at.lengths[:rows], at.rows[:rows] = inp.queries, inp.lengths, inp.rows
+        at.cells[: len(cells)] = cells // width * bucket.width + cells % width
+        if draws is not None:
+            at.seed[: len(cells)], at.step[: len(cells)] = draws.seed, draws.step
+            at.cell[: len(cells)], at.branch[: len(cells)] = draws.cell, draws.branch
+        recording.fed.copy_(recording.filled, non_blocking=True)
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            log.info(text)
+
+
+def _pack(scores: Scores) -> Tensor:
+    """Everything in one int32 tensor ``[k, M]``, numbers as their bits, so that one download brings it all."""
+    numbers = (scores.confidence, scores.entropy, scores.margin, scores.logit_margin)
+    return torch.stack([scores.token.int(), *(x.view(torch.int32) for x in numbers if x is not None)])
+
+
+def _unpack(packed: Tensor, rule: ScoreRule) -> Scores:
+    """The scores of :func:`_pack`, copied out of the buffer."""
+    rest = iter(packed[1:].clone().view(torch.float32))
+    confidence = next(rest)
+    extras = {name: next(rest) for name in ("entropy", "margin", "logit_margin") if name in rule.needs}
+    return Scores(packed[0].long(), confidence, **extras)
