@@ -16,14 +16,14 @@ from dllm_decode.models.base import DenoisingModel
 
 #: the policies compared when none is named, each with its paper's parameters
 DEFAULT_POLICIES = (
+    "topk:k=2",
     "threshold",
     "factor",
     "frechet",
-    "entropybound:gamma=0.1",
+    "entropybound",
     "localleap",
-    "adablock+threshold",
-    "topk:k=2",
-    "topk:k=4",
+    "adablock+localleap",
+    "ccdds",
 )
 
 

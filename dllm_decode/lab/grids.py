@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-#: policies and the range of each knob around its paper's value
+#: policies and the range of each knob around its paper's value; all of them work over every cache
 TUNING_GRID: dict[str, dict[str, Any]] = {
     "threshold": {"threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]},
     "factor": {"factor": [0.5, 1.0, 1.5, 2.0]},
-    "frechet": {"margin": [0.1, 0.25, 0.5, 0.75]},
+    "frechet": {"margin": [0.0, 0.25, 0.5, 0.75]},
     "entropybound": {"gamma": [0.01, 0.1, 0.3, 0.6]},
     "localleap": {"anchor_threshold": [0.8, 0.9], "relaxed_threshold": [0.5, 0.65, 0.75], "radius": [2, 4, 8]},
     "adablock+threshold": {"threshold.threshold": [0.7, 0.8, 0.9]},
     "adablock+localleap": {"localleap.relaxed_threshold": [0.5, 0.75]},
-    "topk": {"k": [2, 4]},
+    "freedave:step=(threshold)": {"drafts": [2, 4]},
+    "ccdds": {},
 }

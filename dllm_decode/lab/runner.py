@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ class Runner:
 
     Attributes:
         comparison: what to do. ``model``: what decodes the bundled tasks; ``None`` if there are only oracles.
+        left_out: why a policy (label) does not run over a cache; filled by :meth:`check`.
     """
 
     comparison: Comparison
     model: DenoisingModel | None
+    left_out: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def model_of(self, task: str, seed: int) -> DenoisingModel:
         """The model of a task. Oracles break ties at random: a fresh one per batch, so that a resumed run agrees."""
@@ -57,8 +59,10 @@ class Runner:
     def check(self) -> None:
         """Refuse what cannot work, in any part of the run, before the first forward.
 
+        A policy that fits some of the caches is left out with the others, which ``left_out`` remembers.
+
         Raises:
-            PolicyError: a policy does not go with a cache, the model or the block length.
+            PolicyError: a policy fits none of the caches, or not the model or the block length.
             DllmError: the model cannot be scored on text, or is too short for a task.
         """
         plan = self.comparison
@@ -67,13 +71,32 @@ class Runner:
             if not is_oracle(task) and model.tokenizer is None:
                 raise DllmError(f"model {model.name!r} has no tokenizer, so its answers to {task} cannot be scored.")
             longest = max(self.problems(task, plan.seeds[0]), key=lambda p: len(p.prompt))
+            config = self._config(longest, 0)
             for cache in plan.caches:
+                DiffusionSampler(model, STATIC.policy, cache, config).check([self._prompt(longest)])
                 for point in plan.points:
                     try:
-                        sampler = DiffusionSampler(model, point.policy, cache, self._config(longest, 0))
+                        DiffusionSampler(model, point.policy, cache, config)
                     except PolicyError as error:
-                        raise PolicyError(f"{point.label} with cache {cache} on {task}: {error}") from error
-                    sampler.check([self._prompt(longest)])
+                        self.left_out.setdefault((point.label, cache), f"on {task}: {error}")
+        for point in plan.points:
+            reasons = [self.left_out.get((point.label, cache)) for cache in plan.caches]
+            if all(reasons):
+                raise PolicyError(f"{point.label} does not work with cache {plan.caches[0]} {reasons[0]}")
+
+    def points_of(self, task: str, cache: str) -> list[Point]:
+        """The points that run on one task over one cache, in order; EGP, which needs static decoding, comes last."""
+        points = [*self.comparison.points, *([EGP] if self.comparison.egp and not is_oracle(task) else [])]
+        return [point for point in points if (point.label, cache) not in self.left_out]
+
+    def total(self) -> int:
+        """Number of samples of the whole run."""
+        plan = self.comparison
+        rows = 0
+        for task in plan.tasks:
+            wordings = 1 if is_oracle(task) or plan.templates is None else len(plan.templates)
+            rows += wordings * sum(len(self.points_of(task, cache)) for cache in plan.caches)
+        return rows * len(plan.seeds) * plan.samples
 
     def _config(self, problem: Problem, seed: int) -> GenerationConfig:
         return self.comparison.config.replace(max_new_tokens=problem.canvas, seed=seed)
@@ -89,7 +112,7 @@ class Runner:
             for task in plan.tasks:
                 for seed in plan.seeds:
                     parted = batches(self.problems(task, seed), plan.batch_size)
-                    for point in plan.points_of(task):
+                    for point in self.points_of(task, cache):
                         for batch in parted:
                             yield cache, point, seed + BATCH_STRIDE * (1 + batch[0].sample), batch
 
@@ -174,10 +197,12 @@ def run(
         model = load_model(comparison.model, dtype=dtype, device=device)
     runner = Runner(comparison, model)
     runner.check()
-    keep_setting(folder, {**comparison.to_dict(), **_describe(comparison, model), **surroundings()})
+    left_out = [{"label": label, "cache": cache, "why": why} for (label, cache), why in runner.left_out.items()]
+    described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
+    keep_setting(folder, {**comparison.to_dict(), **described})
     order: list[str] = []
     with Journal(folder) as journal:
-        total, warm = comparison.total(), False
+        total, warm = runner.total(), False
         with tqdm(total=total, file=sys.stderr, disable=True if quiet else None, unit="sample") as bar:
             for cache, point, seed, batch in runner.batches():
                 keys = [key(point, cache, problem) for problem in batch]

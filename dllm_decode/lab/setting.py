@@ -60,18 +60,6 @@ class Comparison:
     egp: bool
     config: GenerationConfig
 
-    def points_of(self, task: str) -> list[Point]:
-        """The points that run on one task, in order; EGP, which aims at static decoding's output, comes last."""
-        return [*self.points, *([EGP] if self.egp and not is_oracle(task) else [])]
-
-    def total(self) -> int:
-        """Number of samples to decode."""
-        per_task = {
-            task: 1 if is_oracle(task) or self.templates is None else len(self.templates) for task in self.tasks
-        }
-        rows = sum(n * len(self.points_of(task)) for task, n in per_task.items())
-        return rows * len(self.caches) * len(self.seeds) * self.samples
-
     def to_dict(self) -> dict[str, Any]:
         """What ``setting.json`` says about the plan."""
         shown = {**asdict(self), "version": FORMAT, "static": STATIC.label}

@@ -42,10 +42,12 @@ def summarise(setting: dict[str, Any], records: Sequence[Record]) -> dict[str, A
         if record["task"] in pooled:
             groups[record["cache"], ALL][record["label"]].append(record)
     orders = {record["key"]: arness(record) for record in records}
+    left_out = {(found["label"], found["cache"]) for found in setting.get("left_out", ())}
     rows, curves, bounds = [], [], []
     for cache in setting["caches"]:
         for task in (ALL, *setting["tasks"]):
-            by_label = _aligned(groups[cache, task], static, f"{task} with cache {cache}")
+            expected = [p["label"] for p in setting["policies"] if (p["label"], cache) not in left_out]
+            by_label = _aligned(groups[cache, task], static, expected, f"{task} with cache {cache}")
             place = {"cache": cache, "task": task}
             here = [
                 {
@@ -55,6 +57,7 @@ def summarise(setting: dict[str, Any], records: Sequence[Record]) -> dict[str, A
                     **figures(by_label[point["label"]], by_label[static], orders),
                 }
                 for point in setting["policies"]
+                if point["label"] in by_label
             ]
             rows += here
             y_max = max(row["accuracy"] for row in here)
@@ -75,17 +78,22 @@ def summarise(setting: dict[str, Any], records: Sequence[Record]) -> dict[str, A
     }
 
 
-def _aligned(by_label: dict[str, list[Record]], static: str, where: str) -> dict[str, list[Record]]:
+def _aligned(
+    by_label: dict[str, list[Record]], static: str, expected: Sequence[str], where: str
+) -> dict[str, list[Record]]:
     """The samples of every policy in the order of static decoding's."""
     order = [sample_of(record) for record in by_label.get(static, ())]
+    if not order:
+        raise DllmError(f"the run is not finished: there is no sample of {where}; run 'compare' again.")
     out = {}
-    for label, records in by_label.items():
-        found = {sample_of(record): record for record in records}
+    for label in dict.fromkeys([*expected, *by_label]):
+        found = {sample_of(record): record for record in by_label.get(label, ())}
         if found.keys() != set(order):
-            raise DllmError(f"the run is not finished: {label} has {len(found)} of {len(order)} samples of {where}.")
+            raise DllmError(
+                f"the run is not finished: {label} has {len(found)} of {len(order)} samples of {where}; "
+                "run 'compare' again."
+            )
         out[label] = [found[sample] for sample in order]
-    if not out:
-        raise DllmError(f"the run is not finished: there is no sample of {where}.")
     return out
 
 

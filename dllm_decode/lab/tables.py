@@ -108,6 +108,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """The whole summary as one Markdown document."""
     setting = summary["setting"]
     out = [f"# {setting['model']}: {len(setting['policies'])} policies compared\n\n{about(setting)}\n"]
+    out += [f"\nLeft out: `{x['label']}` with cache {x['cache']}, {x['why']}\n" for x in setting.get("left_out", ())]
     tasks = setting["tasks"]
     for cache in setting["caches"]:
         here = [row for row in summary["rows"] if row["cache"] == cache]

@@ -17,6 +17,8 @@ from dllm_decode.lab.problems import batches, draw, make_oracle, task_names
 from dllm_decode.lab.records import NAME, Journal, read_records
 from dllm_decode.lab.runner import run
 from dllm_decode.lab.setting import keep_setting, plan, read_setting
+from dllm_decode.lab.summary import summarise_folder
+from dllm_decode.lab.tables import markdown
 from dllm_decode.tasks import TASKS
 from samplers import PolicyError
 from tests.dllm_decode.lab_toys import hesitant, made, random_checkpoint, timeless
@@ -83,7 +85,7 @@ def test_egp_reproduces_static_in_fewer_forwards(finished):
 def test_every_sample_is_there_once_in_a_fixed_order(finished):
     folder, records = finished
     keys = [r["key"] for r in records]
-    assert len(set(keys)) == len(keys) == small().total() == 40
+    assert len(set(keys)) == len(keys) == 40
     assert read_records(folder) == records
     assert [r["label"] for r in records[:20:5]] == ["static", "threshold", "threshold:threshold=0.5", "egp"]
 
@@ -216,9 +218,31 @@ def test_clashes_are_found_before_the_first_forward(tmp_path):
     model = hesitant()
     with pytest.raises(DllmError, match="keeps no keys and values"):
         run(small(caches="dual"), tmp_path, model, quiet=True)
-    with pytest.raises(PolicyError, match="egp with cache none on copy: EGP needs"):
+    with pytest.raises(PolicyError, match="egp does not work with cache none on copy: EGP needs"):
         run(small(policies=["egp"]), tmp_path, model, quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_that_fits_one_cache_is_left_out_with_the_other(tmp_path):
+    checkpoint = random_checkpoint(tmp_path / "model")
+    policies, told = ["threshold+sched", "threshold"], []
+    setting = plan(str(checkpoint), policies, "copy", caches="none,dual", samples=2, egp=False)
+    records = run(setting, tmp_path / "run", quiet=True, on_batch=lambda done, total: told.append((done, total)))
+    assert [(r["cache"], r["label"]) for r in records[::2]] == [
+        ("none", "static"),
+        ("none", "threshold+sched"),
+        ("none", "threshold"),
+        ("dual", "static"),
+        ("dual", "threshold"),
+    ]
+    assert told[-1] == (10, 10)
+    (left,) = read_setting(tmp_path / "run")["left_out"]
+    assert (left["label"], left["cache"]) == ("threshold+sched", "dual")
+    summary = summarise_folder(tmp_path / "run")
+    assert len(summary["rows"]) == 2 * 5
+    assert "Left out: `threshold+sched` with cache dual, on copy: SchED reads" in markdown(summary)
+    with pytest.raises(PolicyError, match="threshold.sched does not work with cache dual on copy: SchED reads"):
+        run(plan(str(checkpoint), policies, "copy", caches="dual", samples=2), tmp_path / "other", quiet=True)
 
 
 def test_names_of_tasks():
