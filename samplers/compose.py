@@ -153,12 +153,9 @@ class Composition(Policy):
         if not self.playing("finish"):
             return decision, memory
         if decision.turn is not None and prediction.branches > 1:
-            done, memory = self._finish_turns(view, prediction, decision, memory)
-        else:
-            done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
-        # What a finishing part fills in comes after what was decided.
-        order = -prediction.confidence if done.order is None else done.order.double()
-        return replace(done, order=order.masked_fill(done.write & ~decision.write, torch.inf)), memory
+            return self._finish_turns(view, prediction, decision, memory)
+        done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
+        return replace(done, order=_order(done, decision.write, prediction)), memory
 
     def _finish_turns(
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
@@ -167,8 +164,9 @@ class Composition(Policy):
 
         So what a rule does under a part that stops or cuts rows does not depend on how many forwards it took.
         """
-        assert decision.turn is not None
         write, values = torch.zeros_like(decision.write), decision.values
+        order, confidence = decision.order, decision.confidence
+        assert decision.turn is not None and order is not None and confidence is not None
         stop, length = torch.zeros_like(view.start, dtype=torch.bool), view.length
         hold = stop
         for turn in range(prediction.branches):
@@ -182,6 +180,8 @@ class Composition(Policy):
             memory = merge_rows(memory, rows, map_rows(after, partial(torch.index_select, dim=0, index=rows)))
             taken = done.write & now.any(-1, keepdim=True)
             write, values = write | taken, torch.where(taken, done.values, values)
+            order = torch.where(taken, _order(done, now, said), order)
+            confidence = torch.where(taken & ~now, said.confidence, confidence)
             if done.stop is not None:
                 stop = stop | (done.stop & now.any(-1))
             if done.hold is not None:
@@ -189,7 +189,7 @@ class Composition(Policy):
             if done.length is not None:
                 length = torch.where(now.any(-1), torch.minimum(length, done.length), length)
             view = view.after(taken, values).moved()
-        return replace(decision, write=write, values=values, stop=stop, length=length, hold=hold), memory
+        return Decision(write, values, stop, length, order, confidence, hold), memory
 
     def _in_turn(
         self, role: str, memory: Memory, value: Any, call: Callable[[Policy, Any, Memory], tuple[Any, Memory]]
@@ -198,6 +198,12 @@ class Composition(Policy):
         for i in self.playing(role):
             value, memories[i] = call(self.parts[i], value, memories[i])
         return value, tuple(memories)
+
+
+def _order(done: Decision, decided: Tensor, prediction: Prediction) -> Tensor:
+    """Fp64 ``[B, G]``: the order of a decision, in which finishing parts come behind the cells ``decided``."""
+    order = -prediction.confidence if done.order is None else done.order
+    return order.double().masked_fill(done.write & ~decided, torch.inf)
 
 
 def _finish(

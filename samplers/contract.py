@@ -270,7 +270,8 @@ class Decision:
         hold: bool ``[B]`` or ``None``: keep the block open for one more forward although it may be full
             (only to reproduce references that spend such forwards).
         turn: long ``[B, G]`` or ``None``: when a forward of several branches stands for several forwards one after
-            the other, the branch each written cell was decided on; ``finish`` sees the turns one by one.
+            the other, the branch each written cell was decided on; ``finish`` sees the turns one by one.  Needs
+            ``order`` and ``confidence``.
         accepted: bool ``[B, G]`` or ``None``: the written cells that the rule itself chose, as opposed to the best
             one added so that decoding moves; ``None`` = all of ``write``.
     """

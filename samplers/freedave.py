@@ -99,7 +99,7 @@ class FreeDave(Policy):
         at = torch.zeros_like(view.start)  # the branch where each row's chain stands
         turn = torch.full_like(view.tokens, -1)
         order = torch.zeros(turn.shape, dtype=torch.float64, device=turn.device)
-        confidence = order.float()
+        confidence, accepted = order.float(), torch.ones_like(view.masked)
         names = torch.arange(len(at), device=at.device)
         for branch in range(prediction.branches):
             here = at == branch
@@ -116,6 +116,8 @@ class FreeDave(Policy):
             fresh = here[:, None] & (reached != now.tokens)
             surest = -said.confidence if chosen.order is None else chosen.order
             order = torch.where(fresh, 4 * branch + surest.double().atan(), order)  # by branch, then as the step says
+            if chosen.accepted is not None:
+                accepted = torch.where(fresh, chosen.accepted, accepted)
             seen = said.confidence if chosen.confidence is None else chosen.confidence
             confidence = torch.where(here[:, None] & (turn < 0), seen, confidence)
             turn = torch.where(fresh, branch, turn)
@@ -124,7 +126,10 @@ class FreeDave(Policy):
             rule = put_rows(here, taught, rule)
             at = torch.where(goes, onward, at)
         drafts = self.draft(view, now, prediction.pick(at), rule)
-        return Decision(turn >= 0, now.tokens, order=order, confidence=confidence, turn=turn), drafts
+        decision = Decision(
+            turn >= 0, now.tokens, order=order, confidence=confidence, turn=turn, accepted=accepted & (turn >= 0)
+        )
+        return decision, drafts
 
     def agreeing(self, canvases: Tensor, taken: Tensor, branch: int, mask_id: int) -> Tensor:
         """Long ``[B]``: the draft that the step ``taken`` on ``branch`` leads to, or ``branch`` when there is none."""

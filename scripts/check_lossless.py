@@ -44,6 +44,7 @@ BESIDE = ("",) * 8 + (
     "prophet:early=3.0,middle=2.0,late=1.0,stale=true,max_change=0.5",
     "eosstop:when=block",
     "defereos",
+    "eotp",
 )
 
 
@@ -69,16 +70,18 @@ class Case:
         order = random.choice(("confidence", "confidence", "left_to_right"))
         cache = random.choice(("none", "prefix", "dual"))
         cross = cache == "none" and random.random() < 0.5
-        beside = random.choice(BESIDE)
-        length = random.randint(1, 20)
         infill = random.random() < 0.1
+        beside = random.choice(BESIDE)
+        if (cross and beside.startswith("adablock")) or (infill and beside == "eotp"):
+            beside = ""  # they clash
+        length = random.randint(1, 20)
         token = (lambda: random.randrange(VOCABULARY)) if infill else (lambda: random.randrange(VOCABULARY - 1))
         return cls(
             family=random.choice(("llada", "llada", "dream")),
             layers=random.randint(1, 2),
             model_seed=random.randrange(500),
             step="topk:k=1" if order == "left_to_right" else random.choice(STEPS),
-            beside="" if cross and beside.startswith("adablock") else beside,
+            beside=beside,
             drafts=random.choice((1, 2, 3, 4, 4, 8)),
             order=order,
             cross_block=cross,
