@@ -114,6 +114,7 @@ function frontierChart(spec) {
     if (spec.right > 40) svg.append(s("text", { x: box.right + 6, y: y(spec.level.y) + chart.font * 0.35, css: { fill: "var(--static)" } }, spec.level.name));
   }
   const marks = [];
+  const near = (p) => points.filter((q) => q !== p && Math.hypot(x(p.x) - x(q.x), y(p.y) - y(q.y)) < size).map((q) => q.label);
   for (const one of spec.series) {
     const line = [...one.points].sort((a, b) => a.x - b.x || b.y - a.y);
     if (one.line.length > 1) {
@@ -126,7 +127,8 @@ function frontierChart(spec) {
       const node = s("g", { class: "point", tabindex: 0, role: "button", "aria-label": p.tip, "data-label": p.label, "data-task": spec.task },
         bar, s("circle", { cx: px, cy: py, r: size + 6, css: { fill: "transparent" } }),
         mark(one.look.shape, px, py, size, { css: { fill: one.look.colour, stroke: "var(--bg)", strokeWidth: 1 } }));
-      tip.on(node, p.tip);
+      const hidden = near(p);
+      tip.on(node, hidden.length ? `${p.tip}\nalso here: ${hidden.join(", ")}` : p.tip);
       const open = () => { tip.hide(); p.open(); };
       node.addEventListener("click", open);
       node.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); } });

@@ -9,7 +9,8 @@ const STATIC = { colour: "var(--static)", shape: "circle", dash: "6 4" };
 const staticFamily = data.labels[data.static].family;
 const ACROSS = data.across.map(([key, name]) => ({ key, name }));
 const view = { cache: 0, task: -1, across: ACROSS[0], hidden: new Set([staticFamily]) };
-const taskName = (t) => (t < 0 ? "all tasks" : data.tasks[t]);
+const ALL = data.oracles.includes(true) && data.oracles.includes(false) ? "all tasks but oracles" : "all tasks";
+const taskName = (t) => (t < 0 ? ALL : data.tasks[t]);
 const familyOf = (l) => data.labels[l].family;
 const here = (one, t, c = view.cache) => one.t === t && one.c === c;
 const rowsOf = (t) => data.rows.filter((r) => here(r, t));
@@ -35,7 +36,7 @@ function frontier(t, size) {
     const rows = curve.labels.map((l) => rowAt(l, t)).filter(usable).sort((a, b) => a[key] - b[key]);
     return { look: looks[curve.f], line: rows.map((r) => [r[key], 100 * r.accuracy]), points: rows.filter((r) => r.l !== data.static).map(point) };
   });
-  if (usable(base)) series.push({ look: STATIC, line: [], points: [point(base)] });
+  if (usable(base)) series.unshift({ look: STATIC, line: [], points: [point(base)] });
   const markers = data.bounds.filter((b) => here(b, t) && b[key] > 0 && (b.f === null || visible(b.f))).map((b) => ({
     x: b[key], y: 100 * b.accuracy, shape: BOUNDS[b.name] || "hex", colour: b.f === null ? "var(--bound)" : looks[b.f].colour,
     open: b.l === null ? null : () => samples.open(b.l, b.c, b.t),
@@ -48,7 +49,8 @@ function frontier(t, size) {
 }
 
 const cacheName = () => `cache ${data.caches[view.cache]}`;
-const place = () => h("h3", {}, `${taskName(view.task)}, ${cacheName()}`);
+const heading = (t) => `${t < 0 ? ALL.replace("a", "A") : data.tasks[t]}, ${cacheName()}`;
+const place = () => h("h3", {}, heading(view.task));
 const boundName = (b) => (b.name === "per-sample best" ? `per-sample best setting of ${b.f === null ? "all policies" : data.families[b.f]}` : BOUND_NAMES[b.name] || b.name);
 
 function point(r) {
@@ -75,7 +77,7 @@ const chosenLegend = (ls) => h("div", { class: "legend" }, ls.map((l) => h("span
 function drawFrontiers() {
   const across = h("select", {}, ACROSS.map((one, i) => h("option", { value: i, selected: one === view.across }, one.name)));
   across.addEventListener("change", () => { view.across = ACROSS[Number(across.value)]; drawFrontiers(); });
-  fill(section("frontier"), h("div", { class: "bar" }, h("label", { class: "group" }, "accuracy against", across)), legend(), h("figure", { id: "overall" }, h("h3", {}, `All tasks, ${cacheName()}`), frontier(-1, { width: 1100, height: 430, font: 14, size: 6.5, right: 66, wide: true })),
+  fill(section("frontier"), h("div", { class: "bar" }, h("label", { class: "group" }, "accuracy against", across)), legend(), h("figure", { id: "overall" }, h("h3", {}, heading(-1)), frontier(-1, { width: 1100, height: 430, font: 14, size: 6.5, right: 66, wide: true })),
     data.tasks.length > 1 ? h("div", { class: "small" }, data.tasks.map((name, t) => h("figure", { "data-task": name }, h("h3", {}, name), frontier(t, { width: 300, height: 232, font: 11.5, size: 4.6 })))) : null);
 }
 
@@ -157,7 +159,7 @@ function draw() {
 }
 
 function taskSelect() {
-  const node = h("select", { class: "task", "aria-label": "task" }, h("option", { value: -1 }, "all tasks"), ...data.tasks.map((name, t) => h("option", { value: t }, name)));
+  const node = h("select", { class: "task", "aria-label": "task" }, h("option", { value: -1 }, ALL), ...data.tasks.map((name, t) => h("option", { value: t }, name)));
   node.addEventListener("change", () => { view.task = Number(node.value); drawCurves(); drawSteps(); drawCalibration(); drawTemplates(); document.querySelectorAll("select.task").forEach((one) => { one.value = view.task; }); });
   return h("div", { class: "bar" }, h("label", { class: "group" }, "task", node));
 }

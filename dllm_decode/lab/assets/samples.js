@@ -24,8 +24,7 @@ function makeSamples(data, books) {
 
   const unmount = () => { mounted.forEach((one) => one.destroy()); mounted = []; };
   const labelName = (l) => data.labels[l].label;
-  const taskName = (t) => (t < 0 ? "all tasks" : data.tasks[t]);
-
+  
   function load(t) {
     if (!unpacked.has(t)) {
       unpacked.set(t, readPacked(`replays-${t}`).then((chunk) => {
@@ -93,8 +92,8 @@ function makeSamples(data, books) {
     const main = h("div", {}), other = h("div", {});
     const pair = compare && beside.checked;
     fill(detail,
-      h("dl", { class: "quote" }, h("dt", {}, `prompt (task ${taskName(one.t)}, template ${one.template}, seed ${one.seed}, sample ${one.number})`), h("dd", { dir: "auto" }, one.prompt),
-        h("dt", {}, "answer, ", h("span", { class: one.correct ? "right" : "wrong" }, one.correct ? "right" : "wrong"), one.early ? ", stopped early" : ""), h("dd", { dir: "auto" }, one.answer || " "),
+      h("dl", { class: "quote" }, h("dt", {}, `prompt (task ${taskName(one.t)}, template ${one.template}, seed ${one.seed}, sample ${one.number})`), h("dd", { dir: "auto" }, one.prompt || "(none)"),
+        h("dt", {}, "answer, ", h("span", { class: one.correct ? "right" : "wrong" }, one.correct ? "right" : "wrong"), one.early ? ", stopped early" : ""), h("dd", { dir: "auto" }, one.answer || "(empty)"),
         h("dt", {}, "one right answer"), h("dd", { dir: "auto" }, one.expected)),
       h("div", { class: "pair" }, h("div", {}, pair ? h("h3", {}, labelName(one.l)) : null, main), pair ? h("div", {}, h("h3", {}, labelName(data.static)), other) : null));
     const options = { keys: dialog };

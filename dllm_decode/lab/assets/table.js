@@ -31,7 +31,7 @@ function drawTable(root) {
     show();
   } }, group));
   const filter = (name, node) => h("label", { class: "group" }, name, node);
-  const task = h("select", {}, h("option", { value: -1 }, "all tasks"), ...data.tasks.map((name, t) => h("option", { value: t }, name)));
+  const task = h("select", {}, h("option", { value: -1 }, ALL), ...data.tasks.map((name, t) => h("option", { value: t }, name)));
   const cache = h("select", {}, h("option", { value: -1 }, "all"), ...data.caches.map((name, c) => h("option", { value: c }, name)));
   const text = h("input", { type: "search", placeholder: "policy contains…", "aria-label": "policy contains" });
   task.addEventListener("change", () => { state.task = Number(task.value); show(); });
