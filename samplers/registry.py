@@ -1,10 +1,10 @@
-"""The table of policies by name, and the one place where policy strings are parsed and printed.
+r"""The table of policies by name, and the one place where policy strings are parsed and printed.
 
 Grammar: parts joined by ``+`` (or ``|``), each ``name`` or ``name:field=value,field=value``; a value that is itself a
-policy goes in parentheses, alternatives of a tuple are separated by ``/``; in text ``\\n``, ``\\t`` and ``\\xNN`` stand
+policy goes in parentheses, alternatives of a tuple are separated by ``/``; in text ``\n``, ``\t`` and ``\xNN`` stand
 for characters that cannot be written plainly::
 
-    adablock:delimiters=\\n/\\x2c+localleap:radius=4+sched
+    adablock:delimiters=\n/\x2c+localleap:radius=4+sched
     freedave:step=(topk:k=1),drafts=4
 """
 
