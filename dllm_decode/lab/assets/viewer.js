@@ -126,7 +126,7 @@ function mountViewer(root, packed, book, options = {}) {
     const rows = Math.max(1, replay.initial.length), columns = Math.max(1, total);
     const svg = s("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", role: "img", "aria-label": "cells committed by each forward" });
     replay.steps.forEach((step, i) => {
-      svg.append(s("rect", { x: i, y: step.start, width: 1.02, height: Math.max(0, step.end - step.start), css: { fill: "var(--mask)" } }));
+      svg.append(s("rect", { x: i, y: step.start, width: 1.02, height: Math.max(0, step.end - step.start), css: { fill: "var(--map)" } }));
       step.cells.forEach((cell, j) => {
         const revoked = step.tokens[j] === book.mask;
         const colour = revoked ? "var(--bad)" : ramp(VIRIDIS, i / Math.max(1, total - 1)).background;
