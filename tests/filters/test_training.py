@@ -94,7 +94,7 @@ def test_the_first_weights_are_a_threshold() -> None:
             linear.weight.zero_()
         start_gated(network)
         z = torch.rand(20, 8)
-        assert torch.allclose(network(z), 16 * z - 12)
+        assert torch.allclose(network(z), 9 * z - 6)
 
 
 def test_the_gate_needs_few_records() -> None:
