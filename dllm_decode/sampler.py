@@ -19,6 +19,7 @@ from dllm_decode.loop import Run
 from dllm_decode.models import load_model
 from dllm_decode.models.base import DenoisingModel
 from dllm_decode.models.tokenizers import token_ids
+from dllm_decode.policy_file import policy_string
 from dllm_decode.result import GenerationResult
 from dllm_decode.step import canvas_device
 from dllm_decode.streaming import StreamRelay
@@ -35,7 +36,8 @@ class DiffusionSampler:
 
     Args:
         model: a :class:`~dllm_decode.models.base.DenoisingModel`, or what :func:`load_model` takes.
-        policy: a policy, a composition ``AdaBlock() | LocalLeap()``, or its string ``"adablock+localleap:radius=4"``.
+        policy: a policy, a composition ``AdaBlock() | LocalLeap()``, its string ``"adablock+localleap:radius=4"``, or
+            ``"@FILE"``, a policy file (of which only the policy is taken).
         cache: ``"none"``, ``"prefix"`` or ``"dual"``.
         config: default settings of every generation; keyword overrides may be given to :meth:`generate`.
 
@@ -67,7 +69,7 @@ class DiffusionSampler:
                 "use cache='none'."
             )
         self.cache = cache
-        self.policy = Composition.of(parse_policy(policy))
+        self.policy = Composition.of(parse_policy(policy_string(policy) if isinstance(policy, str) else policy))
         self._bound(self.config)  # clashes are found here, not in the middle of a run
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from dllm_decode.errors import DllmError
+from dllm_decode.policy_file import read_policy_file
 
 if TYPE_CHECKING:
     from dllm_decode.models.base import DenoisingModel
@@ -22,14 +23,29 @@ DECODING, SAMPLING, OUTPUT = "Decoding", "Sampling", "Output"
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="Checkpoint folder, hub id, or 'tiny', the bundled model.", metavar="NAME")
 ]
+
+
+def _of_file(context: typer.Context, value: str) -> str:
+    """The policy behind ``@FILE``; its cache and settings become the defaults of this command."""
+    if context.resilient_parsing or not value.startswith("@"):
+        return value
+    found = read_policy_file(value[1:])
+    tuned = dict(found.settings) if found.cache is None else {**found.settings, "cache": found.cache}
+    context.default_map = {**(context.default_map or {}), **tuned}
+    return found.policy
+
+
 PolicyText = Annotated[
     str,
     typer.Option(
         "--policy",
         "-p",
-        help="What decides, such as 'threshold:threshold=0.8' or 'topk:k=2'; parts join with '+'. See 'policies'.",
+        help="What decides, such as 'threshold:threshold=0.8' or 'topk:k=2'; parts join with '+'; see 'policies'. "
+        "Or @FILE, written by 'tune'.",
         metavar="POLICY",
         rich_help_panel=DECODING,
+        callback=_of_file,
+        is_eager=True,  # before the options whose defaults a file sets
     ),
 ]
 CacheName = Annotated[

@@ -9,6 +9,7 @@ import json
 import pytest
 
 import dllm_decode.lab.compare as lab_compare
+from dllm_decode import DiffusionSampler
 from dllm_decode.cli import main
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.compare import compare
@@ -18,7 +19,9 @@ from dllm_decode.lab.records import read_records
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import summarise, summarise_folder
 from dllm_decode.lab.tables import csv_text, markdown
-from tests.dllm_decode.lab_toys import hesitant, timeless
+from dllm_decode.policy_file import PolicyFile, write_policy_file
+from dllm_decode.trace import load_traces
+from tests.dllm_decode.lab_toys import hesitant, random_checkpoint, timeless
 
 GRID = {"threshold": {"threshold": [0.5, 0.9]}, "topk": {"k": [2]}}
 
@@ -192,3 +195,35 @@ def test_no_policy_means_eight(tmp_path, monkeypatch):
     monkeypatch.setattr(lab_compare, "run", lambda comparison, *_, **__: pytest.fail(str(len(comparison.points))))
     with pytest.raises(pytest.fail.Exception, match="^9$"):
         compare("tiny", (), "copy", tmp_path)
+
+
+@pytest.fixture
+def tuned_file(tmp_path):
+    file = tmp_path / "tuned.json"
+    write_policy_file(file, PolicyFile("topk:k=2", "dual", {"block_length": 4}))
+    return f"@{file}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "cache", "block"),
+    [([], "dual", 4), (["--block-length", "8"], "dual", 8), (["--cache", "none"], "none", 4)],
+)
+def test_generate_takes_a_policy_file(tmp_path, capsys, tuned_file, extra, cache, block):
+    """The file's settings are this command's defaults; what the user says goes first."""
+    model = str(random_checkpoint(tmp_path / "model"))
+    trace = tmp_path / "trace.jsonl"
+    asked = ["generate", "copy: a b", "-m", model, "-p", tuned_file, "--max-new-tokens", "12", "--no-early-stop"]
+    assert main([*asked, "--trace", str(trace), *extra]) == 0, capsys.readouterr().err
+    (found,) = load_traces(trace)
+    assert (found.meta["policy"], found.meta["cache"]) == ("topk:k=2", cache)
+    assert found.meta["config"]["block_length"] == block
+    assert len(found.steps) == 6
+
+
+def test_evaluate_and_the_library_take_a_policy_file(tmp_path, capsys, tuned_file):
+    model = str(random_checkpoint(tmp_path / "model"))
+    assert main(["evaluate", "-m", model, "-p", tuned_file, "--tasks", "copy", "-n", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["policy"] == "topk:k=2"
+    assert DiffusionSampler(hesitant(), tuned_file).policy == DiffusionSampler(hesitant(), "topk:k=2").policy
+    assert main(["generate", "x", "-m", model, "-p", "@none.json"]) == 2
+    assert "cannot read policy file 'none.json'" in capsys.readouterr().err
