@@ -79,4 +79,5 @@ def export(model: LLaDA, folder: Path) -> None:
     half = LLaDA(model.config)
     half.load_state_dict(model.state_dict())
     half.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
     save_tokenizer(folder)
