@@ -195,6 +195,8 @@ class StepGraphs:
             return "without a cache every forward has the whole row, and its launches do not matter"
         if inp.branch is not None:
             return "branches change their layout from step to step"
+        if torch.equal(inp.queries, inp.lengths):
+            return "opening forwards have the whole row, of any length, and keep the device busy long enough"
         if inp.tokens.numel() > MOST_TOKENS:
             return f"forwards of more than {MOST_TOKENS} tokens keep the device busy longer than launches take"
         if rule.temperature > 0 and draws is None:

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from dllm_decode.attention import BACKENDS, AttentionCase
 from dllm_decode.cache import KVCache
+from dllm_decode.config import GenerationConfig
 from dllm_decode.models import ForwardInput
 from dllm_decode.models.layers import rotary_tables
+from dllm_decode.sampler import DiffusionSampler
 from tests.dllm_decode.test_attention import HEAD_DIM, inputs
+from tests.dllm_decode.tiny import tiny
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -188,6 +191,19 @@ def test_rotation_rounds_as_torch_does(dtype: torch.dtype) -> None:
         for a, b in zip(got, expected, strict=False):
             # The GPU may fuse a multiplication into an addition: the last bit before the final rounding.
             torch.testing.assert_close(a, b, atol=0 if DEVICE.type == "cpu" else 1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("family", "policy"), [("llada", "freedave:drafts=2"), ("dream", "topk:k=3")])
+def test_whole_runs_through_the_kernel(family: str, policy: str) -> None:
+    # Ragged prompts, opening forwards, block steps, and drafts as branches over the cache.
+    def run(attention: str) -> list[list[int]]:
+        model = tiny(family)
+        model.module.to(DEVICE)  # type: ignore[call-arg]
+        model.module.attention = attention
+        config = GenerationConfig(max_new_tokens=6, block_length=3)
+        return DiffusionSampler(model, policy, cache="dual", config=config).generate([[3, 1, 4], [1, 5]]).sequences
+
+    assert run("triton") == run("reference")
 
 
 def test_splits_fill_a_gpu_and_no_more() -> None:
