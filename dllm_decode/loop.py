@@ -149,7 +149,8 @@ class Run:
         confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
         order = decision.order if decision.order is not None else -confidence
         # Three stable sorts, least important key first: cell (already so), order, row.
-        by = order[row, cell].sort(stable=True).indices
+        rank = order[row, cell].double().masked_fill(undecided[row, cell], torch.inf)  # what was filled comes last
+        by = rank.sort(stable=True).indices
         by = by[row[by].sort(stable=True).indices]
         row, cell = row[by], cell[by]
         columns = (

@@ -91,7 +91,7 @@ def steps_with_canvas(trace: Trace) -> Iterator[tuple[TraceStep, list[int], list
         yield step, trace.replay(i), trace.replay(i + 1)
 
 
-@settings(max_examples=80)
+@settings(max_examples=3 * settings().max_examples)
 @given(cases())
 def test_every_run_keeps_the_invariants(case: Case) -> None:
     bound = case.sampler()._bound(GenerationConfig(**case.settings))
@@ -172,7 +172,7 @@ def same(left: TraceStep, right: TraceStep) -> bool:
     return close and a == b
 
 
-@settings(max_examples=60)
+@settings(max_examples=2 * settings().max_examples)
 @given(cases(prompts=2))
 def test_rows_are_independent(case: Case) -> None:
     """4. A batch gives each row what it gets alone: tokens, forwards, costs and trace, also when sampling."""
@@ -210,7 +210,7 @@ def test_ties_go_to_the_lower_position_and_the_lower_token(shift: int) -> None:
         assert result.trace[0].order() == list(range(7))
 
 
-@settings(max_examples=20)
+@settings(max_examples=settings().max_examples - 5)
 @given(cases())
 def test_fp32_confidences_agree_with_the_reference_precision(case: Case) -> None:
     """8. The same decoding, and confidences within 1e-5 of a float64 softmax."""
