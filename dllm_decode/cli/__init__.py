@@ -18,6 +18,7 @@ from dllm_decode.cli.compare import compare
 from dllm_decode.cli.demo import demo
 from dllm_decode.cli.evaluate import evaluate
 from dllm_decode.cli.generate import generate
+from dllm_decode.cli.lm_eval import SETTINGS, lm_eval
 from dllm_decode.cli.policies import policies
 from dllm_decode.cli.replay import replay
 from dllm_decode.cli.tune import tune
@@ -54,6 +55,7 @@ def _options(
 
 for command in (generate, evaluate, compare, tune, policies, replay, view, demo):
     app.command()(command)
+app.command("lm-eval", context_settings=SETTINGS)(lm_eval)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,0 +1,293 @@
+"""The model that EleutherAI's harness sees."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from dllm_decode.errors import DllmError
+from dllm_decode.harness.arguments import read_model_args
+from dllm_decode.harness.ranks import Ranks
+from dllm_decode.harness.requests import Tally, Wish, cut_text
+from dllm_decode.likelihood import Likelihood, Pair, decodes_to
+from dllm_decode.models import load_model
+from dllm_decode.models.base import DenoisingModel
+from dllm_decode.sampler import DiffusionSampler
+from dllm_decode.stop_strings import StopStrings
+from samplers import Composition
+
+logger = logging.getLogger("lm_eval.dllm_decode")  # the harness configures the loggers below its own name
+NAME = "dllm-decode"
+
+
+@register_model(NAME)
+class HarnessModel(LM):
+    """A masked-diffusion model under any policy and cache as a model of the harness.
+
+    Args:
+        pretrained: checkpoint folder, hub id, ``tiny``, or a loaded :class:`DenoisingModel`.
+        batch_size: rows forwarded together. ``max_batch_size``: not used.
+        device: such as ``cuda:1``; ``None`` or ``"auto"`` = the GPU, if there is one (each rank its own).
+        **model_args: see :class:`~dllm_decode.harness.arguments.ModelArguments` and
+            :class:`~dllm_decode.config.GenerationConfig`.
+
+    Raises:
+        DllmError: unknown arguments or values out of range, before the model is loaded; or the model cannot be.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | DenoisingModel | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **model_args: Any,
+    ) -> None:
+        super().__init__()
+        self.args = read_model_args(pretrained=pretrained, **model_args)
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise DllmError(f"batch_size is {batch_size!r}; give a whole number from 1 up.")
+        self.batch_size = int(batch_size)
+        self.ranks = Ranks.join()
+        self._rank, self._world_size = self.ranks.rank, self.ranks.world_size
+        if isinstance(pretrained, DenoisingModel):
+            self.model: DenoisingModel = pretrained
+        else:
+            place = self.ranks.device(device)
+            self.model = load_model(str(pretrained), self.args.dtype, place, self.args.attention)
+        if self.model.tokenizer is None:
+            raise DllmError(
+                f"model {self.model.name!r} has no tokenizer, so the harness's texts cannot be given to it."
+            )
+        self.codec = self.model.tokenizer
+        self.tokenizer = self.codec.tokenizer  # under this name the harness notes its special tokens
+        self._device = self.model.device
+        self.sampler(Wish(canvas=self.args.max_new_tokens or 256))  # clashes are found here
+        self._mine, self._others = Tally(), Tally()
+
+    @property
+    def tally(self) -> Tally:
+        """Cost of all answers so far; on rank 0 those of the other ranks too, up to the last :meth:`barrier`."""
+        both = Tally()
+        both.merge(self._mine)
+        both.merge(self._others)
+        return both
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest row: the one asked for, or the model's."""
+        return self.args.max_length or self.model.max_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the harness's cache of prompts: the model and its chat template."""
+        digest = hashlib.sha256((self.codec.chat_template or "").encode()).hexdigest()[:8]
+        return f"{self.model.name.replace('/', '__')}-{digest}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template's source, for the harness's record; a template cannot be chosen by name."""
+        if isinstance(chat_template, str):
+            raise DllmError(
+                f"--apply_chat_template names the template {chat_template!r}, but {self.model.name} has one at most; "
+                "give the option without a name."
+            )
+        return self.codec.chat_template if chat_template else None
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt of a conversation; without ``add_generation_prompt`` its last message is left open.
+
+        Raises:
+            DllmError: the model has no template.
+        """
+        if self.codec.chat_template is None:
+            raise DllmError(f"{self.model.name} has no chat template; leave --apply_chat_template out.")
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in chat_history],
+            chat_template=self.codec.chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        assert isinstance(text, str)
+        return text
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Ranks.all_gather`."""
+        return self.ranks.all_gather(tensor)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """See :meth:`Ranks.gather_object`."""
+        return self.ranks.gather_object(obj, dst)
+
+    def barrier(self) -> None:
+        """Wait for the other ranks, and let rank 0 know what their answers cost."""
+        self.ranks.barrier()
+        found = self.gather_object(self._mine)
+        if found is None:
+            self._mine = Tally()
+        else:
+            for other in found[1:]:
+                self._others.merge(other)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness puts in its results beside the scores: how it was decoded and what that cost."""
+        args = self.args
+        return {
+            "policy": args.policy,
+            "cache": args.cache,
+            "generation": {**args.config.to_dict(), "max_new_tokens": args.max_new_tokens},
+            "mc_num": args.mc_num,
+            "model_dtype": str(self.model.dtype).removeprefix("torch."),
+            "decoding": self.tally.figures(),
+        }
+
+    def sampler(self, wish: Wish) -> DiffusionSampler:
+        """What decodes the requests of a wish."""
+        args = self.args
+        config = args.config.replace(max_new_tokens=wish.canvas, **dict(wish.sampling))
+        sampler = DiffusionSampler(self.model, args.policy, args.cache, config)
+        if not wish.until:
+            return sampler
+        stop = StopStrings(wish.until, lambda ids: self.codec.decode(ids, False), sampler.policy.revises)
+        return DiffusionSampler(self.model, Composition.of(sampler.policy, stop), args.cache, config)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Decode the answers; greedy ones do not depend on batch, order or rank and are decoded once if repeated."""
+        wishes = [Wish.of(request.args[1], self.args) for request in requests]
+        first: dict[Any, int] = {}
+        source = []
+        for at, (request, wish) in enumerate(zip(requests, wishes, strict=True)):
+            drawn = self.args.config.temperature > 0 or bool(wish.sampling)
+            source.append(first.setdefault((request.args[0], wish, at if drawn else None), at))
+        prompts = {at: self._prompt(requests[at].args[0], wishes[at].canvas) for at in set(source)}
+        order = sorted(
+            prompts, key=lambda at: (wishes[at].canvas, wishes[at].until, wishes[at].sampling, len(prompts[at]))
+        )
+        texts: dict[int, str] = {}
+        with self._bar(len(requests), "decoding", disable_tqdm) as bar:
+            for batch in self._batches(order, wishes):
+                for at, text in zip(batch, self._decode(batch, prompts, wishes[batch[0]]), strict=True):
+                    texts[at] = text
+                    self.cache_hook.add_partial("generate_until", requests[at].args, text)
+                bar.update(len(batch))
+            bar.update(len(requests) - bar.n)
+        if self.rank == 0:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in self._mine.figures().items())
+            logger.info("decoded with %s, cache %s: %s", self.args.policy, self.args.cache, shown)
+        return [texts[at] for at in source]
+
+    def _batches(self, order: list[int], wishes: Sequence[Wish]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        for at in order:
+            if not batches or len(batches[-1]) == self.batch_size or wishes[batches[-1][0]] != wishes[at]:
+                batches.append([])
+            batches[-1].append(at)
+        return batches
+
+    def _decode(self, batch: list[int], prompts: dict[int, list[int]], wish: Wish) -> list[str]:
+        # Row i draws from (seed, i): a seed per batch and rank keeps their random numbers apart.
+        seed = zlib.crc32(f"{self.args.config.seed}/{self.rank}/{batch[0]}".encode())
+        result = self.sampler(wish).generate([prompts[at] for at in batch], seed=seed)
+        counts = {
+            name: sum(getattr(result, name))
+            for name in ("nfe", "rows_forwarded", "tokens_forwarded", "content_tokens", "canvas_tokens")
+        }
+        self._mine.merge(Tally(requests=len(batch), seconds=result.seconds, **counts))
+        return [
+            cut_text(self.codec, tokens[:count], wish.until)
+            for tokens, count in zip(result.sequences, result.content_tokens, strict=True)
+        ]
+
+    def _prompt(self, text: str, canvas: int) -> list[int]:
+        """Ids of a prompt, cut on the left where prompt and canvas do not fit the model."""
+        ids = self._encode(text) or [self._bos()]
+        if self.max_length is not None and len(ids) + canvas > self.max_length:
+            room = self.max_length - canvas
+            if room < 1:
+                raise DllmError(
+                    f"a canvas of {canvas} leaves no room for a prompt in {self.max_length} tokens; give a smaller "
+                    "max_new_tokens."
+                )
+            logger.warning("a prompt of %d tokens is cut to its last %d: canvas %d", len(ids), room, canvas)
+            ids = ids[-room:]
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.codec.encode(text)
+        if self.args.add_bos_token and ids[:1] != [self._bos()]:
+            ids = [self._bos(), *ids]
+        return ids
+
+    def _bos(self) -> int:
+        found = self.tokenizer.bos_token_id
+        if found is None:
+            found = next(iter(self.model.eos_ids), self.model.pad_id)
+        return int(found)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Monte-Carlo estimates of log p(continuation | context), and whether static decoding gives that text."""
+        first: dict[Any, int] = {}
+        source = [first.setdefault(request.args, at) for at, request in enumerate(requests)]
+        chosen = sorted(set(source))
+        pairs = [self._pair(*requests[at].args) for at in chosen]
+        found: dict[int, tuple[float, bool]] = {}
+        with self._bar(len(chosen), "estimating", disable_tqdm) as bar:
+            greedy = [False] * len(pairs)
+            if self.args.check_greedy:
+                greedy = decodes_to(self.model, pairs, self.batch_size, self.args.config, self._bos())
+
+            def done(index: int, value: float) -> None:
+                at = chosen[index]
+                found[at] = value, greedy[index]
+                self.cache_hook.add_partial("loglikelihood", requests[at].args, found[at])
+                bar.update(1)
+
+            self._likelihood().estimate(pairs, done)
+        return [found[at] for at in source]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Monte-Carlo estimates of log p(text), in windows of the model's length that do not see each other."""
+        pairs: list[Pair] = []
+        owners = []
+        for at, request in enumerate(requests):
+            ids = self.codec.encode(request.args[0])
+            prefix = [self._bos()] if self.args.add_bos_token else []
+            size = max(1, (self.max_length or max(1, len(ids))) - len(prefix))
+            for start in range(0, len(ids), size):
+                pairs.append((prefix, ids[start : start + size]))
+                owners.append(at)
+        totals = [0.0] * len(requests)
+        with self._bar(len(pairs), "estimating", disable_tqdm) as bar:
+            values = self._likelihood().estimate(pairs, lambda index, value: bar.update(1))
+        for at, value in zip(owners, values, strict=True):
+            totals[at] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def _likelihood(self) -> Likelihood:
+        config = self.args.config
+        return Likelihood(self.model, self.args.mc_num, self.batch_size, config.seed, config.guidance)
+
+    def _pair(self, context: str, continuation: str) -> Pair:
+        """Ids of both; blanks between them belong to the continuation, so that words keep their tokens."""
+        blanks = len(context) - len(context.rstrip())
+        if blanks:
+            context, continuation = context[:-blanks], context[-blanks:] + continuation
+        whole, prefix = self._encode(context + continuation), self._encode(context)
+        target = whole[len(prefix) :]
+        if self.max_length is not None and len(whole) > self.max_length and len(target) < self.max_length:
+            logger.warning("a context of %d tokens is cut to its last %d", len(prefix), self.max_length - len(target))
+            prefix = prefix[len(whole) - self.max_length :]
+        return prefix, target
+
+    def _bar(self, total: int, what: str, disable: bool) -> Any:
+        return tqdm(total=total, desc=what, disable=disable or self.rank != 0)
