@@ -7,7 +7,7 @@ import time
 from dllm_decode.config import GenerationConfig
 from dllm_decode.models import load_model
 from dllm_decode.sampler import DiffusionSampler
-from dllm_decode.tasks import TASKS, few_shot, samples
+from dllm_decode.tasks import few_shot, samples, score
 from samplers import TopK
 
 CELLS, LEAST_PROMPT = 96, 150
@@ -21,8 +21,8 @@ def bundled_rows(count: int) -> dict[str, float]:
     """
     model = load_model("tiny")
     assert model.tokenizer is not None
-    chosen = [few_shot(s, min_tokens=LEAST_PROMPT) for s in samples("lines", "test", count, seed=7)]
-    prompts = [model.tokenizer.encode_prompt(s.prompt) for s in chosen]
+    chosen = samples("lines", "test", count, seed=7)
+    prompts = [model.tokenizer.encode_prompt(few_shot(sample, min_tokens=LEAST_PROMPT)) for sample in chosen]
     out: dict[str, float] = {"prompt tokens, least": float(min(map(len, prompts)))}
     for cache in ("none", "dual"):
         config = GenerationConfig(max_new_tokens=CELLS, block_length=16, early_stop=False)
@@ -32,7 +32,7 @@ def bundled_rows(count: int) -> dict[str, float]:
         result = sampler.generate(prompts)
         seconds = time.perf_counter() - began
         assert result.texts is not None
-        right = sum(TASKS["lines"].score(s, text) for s, text in zip(chosen, result.texts, strict=True))
+        right = sum(score(sample, text) for sample, text in zip(chosen, result.texts, strict=True))
         out[f"{cache} tokens/s"] = sum(result.canvas_tokens) / seconds
         out[f"{cache} accuracy"] = 100 * right / count
     out["ratio"] = out["dual tokens/s"] / out["none tokens/s"]
