@@ -9,27 +9,27 @@ from functools import lru_cache
 
 from hypothesis import strategies as st
 
-from samplers import REGISTRY, PolicyError, Setting, lookup, parse_policy
+from samplers import REGISTRY, PolicyError, Setting, lookup
 from tests.toys import EOS, MASK, VOCAB
 
 
-def _number(*values: object) -> st.SearchStrategy[str]:
+def _one_of(*values: object) -> st.SearchStrategy[str]:
     return st.sampled_from([str(v).lower() for v in values])
 
 
 #: name -> field -> values as they are spelled in a policy string
 FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
-    "topk": {"k": _number(1, 2, 3), "score": _number("confidence", "margin", "entropy", "random", "position")},
-    "threshold": {"threshold": _number(0.05, 0.3, 0.5, 0.7, 0.9, 1.1)},
-    "factor": {"factor": _number(0.5, 1.0, 1.5, 4.0), "last_rank_quirk": _number(True, False)},
-    "frechet": {"margin": _number(-0.5, 0.0, 0.25, 0.6)},
-    "entropybound": {"gamma": _number(0.0, 0.1, 1.0, 3.0)},
-    "eosstop": {"when": _number("settled", "block")},
-    "thresholdquota": {"steps": _number(1, 2, 3), "threshold": _number(0.3, 0.9)},
-    "localleap": {"anchor_threshold": _number(0.7, 0.5), "relaxed_threshold": _number(0.2, 0.4), "radius": _number(1)},
-    "adablock": {"delimiters": _number("3/4/5"), "delimiter_threshold": _number(0.05, 0.3, "inf")},
-    "eotp": {"guess": _number(True, False), "ids": _number("7/8/22")},
-    "freedave": {"step": _number("(topk:k=1)", "(topk:k=2)", "(threshold:threshold=0.5)"), "drafts": _number(1, 2, 4)},
+    "topk": {"k": _one_of(1, 2, 3), "score": _one_of("confidence", "margin", "entropy", "random", "position")},
+    "threshold": {"threshold": _one_of(0.05, 0.3, 0.5, 0.7, 0.9, 1.1)},
+    "factor": {"factor": _one_of(0.5, 1.0, 1.5, 4.0), "last_rank_quirk": _one_of(True, False)},
+    "frechet": {"margin": _one_of(-0.5, 0.0, 0.25, 0.6)},
+    "entropybound": {"gamma": _one_of(0.0, 0.1, 1.0, 3.0)},
+    "eosstop": {"when": _one_of("settled", "block")},
+    "thresholdquota": {"steps": _one_of(1, 2, 3), "threshold": _one_of(0.3, 0.9)},
+    "localleap": {"anchor_threshold": _one_of(0.7, 0.5), "relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
+    "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},
+    "eotp": {"guess": _one_of(True, False), "ids": _one_of("7/8/22")},
+    "freedave": {"step": _one_of("(topk:k=1)", "(topk:k=2)", "(threshold:threshold=0.5)"), "drafts": _one_of(1, 2, 4)},
 }
 #: whole strings of parts whose fields hang together
 SPELLED = {
@@ -80,12 +80,3 @@ def policies(draw: st.DrawFn, cache: str = "none", shift: int = 0, temperature: 
     names = [draw(st.sampled_from(deciders))]
     names += draw(st.lists(st.sampled_from(companions), max_size=2, unique=True)) if companions else []
     return "+".join(draw(parts(name)) for name in draw(st.permutations(names)))
-
-
-def clashes(policy: str) -> bool:
-    """Whether the parts refuse each other whatever the model."""
-    try:
-        parse_policy(policy)
-    except PolicyError:
-        return True
-    return False
