@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ from dllm_decode.cli.common import (
     Dtype,
     ModelName,
     Temperature,
+    stderr,
     stdout,
     write_json,
 )
@@ -91,26 +94,27 @@ def compare(
     """Compare policies, with intervals, bounds, tables and a report; run it again to go on where it stopped."""
     from dllm_decode.lab.compare import compare as run
 
-    summary = run(
-        model,
-        policy or (),
-        tasks,
-        out,
-        grid=grid,
-        caches=cache,
-        samples=samples,
-        seeds=numbers(seeds, "seeds"),
-        templates=wordings(templates),
-        split=split,
-        canvas=canvas,
-        block_length=block_length,
-        batch_size=batch_size,
-        temperature=temperature,
-        egp=egp,
-        device=device,
-        dtype=dtype,
-        plots=plots,
-    )
+    with resumable():
+        summary = run(
+            model,
+            policy or (),
+            tasks,
+            out,
+            grid=grid,
+            caches=cache,
+            samples=samples,
+            seeds=numbers(seeds, "seeds"),
+            templates=wordings(templates),
+            split=split,
+            canvas=canvas,
+            block_length=block_length,
+            batch_size=batch_size,
+            temperature=temperature,
+            egp=egp,
+            device=device,
+            dtype=dtype,
+            plots=plots,
+        )
     console = stdout()
     if as_json:
         write_json(console, summary)
@@ -150,6 +154,16 @@ def wordings(text: str) -> list[int] | None:
     if text == "mixed":
         return None
     return [0, 1, 2] if text == "all" else numbers(text, "templates")
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say, when interrupted, that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(stderr(), "interrupted: the same command goes on where it stopped")
+        raise
 
 
 def say(console: Console, sentence: str) -> None:

@@ -18,7 +18,18 @@ from dllm_decode.cli.common import (
     stdout,
     write_json,
 )
-from dllm_decode.cli.compare import AsJson, BatchSize, Canvas, Grid, OutFolder, Policies, Templates, say, wordings
+from dllm_decode.cli.compare import (
+    AsJson,
+    BatchSize,
+    Canvas,
+    Grid,
+    OutFolder,
+    Policies,
+    Templates,
+    resumable,
+    say,
+    wordings,
+)
 
 
 def tune(
@@ -45,24 +56,25 @@ def tune(
     from dllm_decode.lab.tune import POLICY_NAME, REPORT_NAME, RESULT_NAME
     from dllm_decode.lab.tune import tune as run
 
-    tuned = run(
-        model,
-        tasks,
-        out,
-        max_drop=max_drop,
-        policies=policy or (),
-        grid=grid,
-        cache=cache,
-        samples=samples,
-        test_samples=test_samples,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        templates=wordings(templates),
-        canvas=canvas,
-        block_length=block_length,
-        batch_size=batch_size,
-    )
+    with resumable():
+        tuned = run(
+            model,
+            tasks,
+            out,
+            max_drop=max_drop,
+            policies=policy or (),
+            grid=grid,
+            cache=cache,
+            samples=samples,
+            test_samples=test_samples,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            templates=wordings(templates),
+            canvas=canvas,
+            block_length=block_length,
+            batch_size=batch_size,
+        )
     console = stdout()
     if as_json:
         write_json(console, json.loads((out / RESULT_NAME).read_text(encoding="utf-8")))

@@ -227,3 +227,13 @@ def test_evaluate_and_the_library_take_a_policy_file(tmp_path, capsys, tuned_fil
     assert DiffusionSampler(hesitant(), tuned_file).policy == DiffusionSampler(hesitant(), "topk:k=2").policy
     assert main(["generate", "x", "-m", model, "-p", "@none.json"]) == 2
     assert "cannot read policy file 'none.json'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+def test_an_interrupted_command_says_that_it_goes_on(tmp_path, capsys, monkeypatch, command):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"dllm_decode.lab.{command}.{command}", interrupted)
+    assert main([command, "-o", str(tmp_path)]) == 130
+    assert "the same command goes on where it stopped" in " ".join(capsys.readouterr().err.split())

@@ -8,6 +8,7 @@ import pytest
 
 import dllm_decode.lab.tune as lab_tune
 from dllm_decode import DiffusionSampler, tasks
+from dllm_decode.cli import main
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.halving import Score, choose, halve, rungs, score, survivors
 from dllm_decode.lab.problems import SealedSplitError, draw, sealed
@@ -15,7 +16,7 @@ from dllm_decode.lab.records import read_records
 from dllm_decode.lab.tune import tune
 from dllm_decode.policy_file import read_policy_file, resolve_policy
 from samplers import PolicyError
-from tests.dllm_decode.lab_toys import hesitant, made, timeless
+from tests.dllm_decode.lab_toys import hesitant, made, random_checkpoint, timeless
 
 GRID = {"threshold": {"threshold": [0.5, 0.7, 0.9]}, "topk": {"k": [2, 4]}, "factor": {"factor": [0.5, 1.0]}}
 SMALL = {"grid": GRID, "max_drop": 7.0, "samples": 8, "test_samples": 6, "quiet": True}
@@ -210,3 +211,20 @@ def test_wrong_input(tmp_path, changes, error, sentence):
 def test_a_changed_setting_is_refused(tuned):
     with pytest.raises(DllmError, match="max_drop 7.0, but now it is 2.0"):
         tune(hesitant(), "copy,sort", tuned.folder, **{**SMALL, "max_drop": 2.0})
+
+
+def test_command_writes_a_policy_that_generate_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    model, out = str(random_checkpoint(tmp_path / "model")), tmp_path / "run"
+    asked = ["tune", "-o", str(out), "-m", model, "-p", "threshold", "-p", "topk:k=8", "--tasks", "copy"]
+    asked += ["-n", "2", "--test-samples", "2", "--max-drop", "100", "--block-length", "8"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "content tokens per forward" in said
+    assert str(out / "policy.json") in said.replace("\n", "")
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert read_policy_file(out / "policy.json").policy == found["policy"]
+    asked = ["generate", "copy: a b", "-m", model, "-p", f"@{out}/policy.json", "--max-new-tokens", "8", "--json"]
+    assert main(asked) == 0
+    assert len(json.loads(capsys.readouterr().out)["tokens"]) == 8
