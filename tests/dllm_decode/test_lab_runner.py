@@ -15,6 +15,7 @@ from dllm_decode import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.problems import batches, draw, make_oracle, task_names
 from dllm_decode.lab.records import NAME, Journal, read_records
+from dllm_decode.lab.report import write_report
 from dllm_decode.lab.runner import run
 from dllm_decode.lab.setting import keep_setting, plan, read_setting
 from dllm_decode.lab.summary import summarise_folder
@@ -239,6 +240,7 @@ def test_a_policy_that_fits_one_cache_is_left_out_with_the_other(tmp_path):
     (left,) = read_setting(tmp_path / "run")["left_out"]
     assert (left["label"], left["cache"]) == ("threshold+sched", "dual")
     summary = summarise_folder(tmp_path / "run")
+    assert write_report(tmp_path / "run").is_file()
     assert len(summary["rows"]) == 2 * 5
     assert "Left out: `threshold+sched` with cache dual, on copy: SchED reads" in markdown(summary)
     with pytest.raises(PolicyError, match="threshold.sched does not work with cache dual on copy: SchED reads"):
