@@ -130,6 +130,8 @@ def collect(
 ) -> Records:
     """Decode each prompt statically, replay it with the oracle, and keep one record per forward and row.
 
+    Answers that end before their canvas does are replayed twice: on the whole canvas, and on one that ends with them.
+
     Args:
         model: whose answers and confidences.
         asks: the prompts.
@@ -171,11 +173,22 @@ def _replay(
     prompts, cells = [ask.prompt for ask in batch], batch[0].cells
     config = config.replace(max_new_tokens=cells)
     static = DiffusionSampler(model, STATIC, cache, config).generate(prompts)
-    oracle = RecordingEGP(tuple(map(tuple, static.sequences)), width=width, feature=feature)
-    replayed = DiffusionSampler(model, oracle, cache, config).generate(prompts)
+    answers = contents(static)
+    sink: list[Records] = []
+
+    def replay(sampler_config: GenerationConfig, asked: list[Any], reference: list[list[int]]) -> GenerationResult:
+        oracle = RecordingEGP(tuple(map(tuple, reference)), width=width, feature=feature, sink=sink)
+        return DiffusionSampler(model, oracle, cache, sampler_config).generate(asked)
+
     # What stands behind an end of text depends on when the row was stopped; before it, all is the reference's.
-    assert contents(replayed) == contents(static)
-    return Records.cat(oracle.sink)
+    assert contents(replay(config, prompts, static.sequences)) == answers
+    short = [row for row, answer in enumerate(answers) if len(answer) + 1 < cells]
+    if short:
+        # Once more on canvases that end with the text, as EoTP cuts them: the filter must know short blocks.
+        ends = [static.sequences[row][: len(answers[row]) + 1] for row in short]
+        rows = [static.trace[row].prompt + [model.mask_id] * len(end) for row, end in zip(short, ends, strict=True)]
+        replay(config.replace(max_new_tokens=0, infill=True), rows, ends)
+    return Records.cat(sink)
 
 
 def _about(
@@ -184,6 +197,7 @@ def _about(
     prompts = json.dumps([[ask.prompt, ask.cells] for ask in asks], default=list)
     settings = {k: v for k, v in config.to_dict().items() if k != "max_new_tokens"}
     return {
+        "format": 2,
         "model": model.name,
         "weights": _weights_checksum(model),
         "prompts": len(asks),

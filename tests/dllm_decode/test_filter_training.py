@@ -33,7 +33,8 @@ def prompts(count: int, seed: int = 0) -> list[list[int]]:
 
 @pytest.mark.parametrize("feature", ["confidence", "negative_entropy"])
 def test_one_record_per_forward_of_the_oracle(tmp_path: Path, feature: str) -> None:
-    model, asks = tiny("llada"), [Ask(p, 15) for p in prompts(5)]
+    model, asks = copy.copy(tiny("llada")), [Ask(p, 15) for p in prompts(5)]
+    model.eos_ids = ()
     found = collect(model, asks, tmp_path / "r", CONFIG, batch_size=2, feature=feature)
     static = DiffusionSampler(model, Threshold(2.0), config=CONFIG.replace(max_new_tokens=15))
     forwards, cells = 0, 0
@@ -216,14 +217,26 @@ def test_bad_input_is_found_before_any_forward(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "work").exists()
 
 
-def test_rows_with_ends(tmp_path: Path) -> None:
-    """Answers that end early are replayed with the same early stop, and their tails are no records."""
+def test_rows_with_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that end early are replayed with the same early stop, and again on a canvas that ends with them."""
     model = copy.copy(tiny("llada"))
     model.eos_ids = tuple(range(3, 12))
     asks = [Ask(p, 24) for p in prompts(12)]
     config = GenerationConfig(max_new_tokens=24, block_length=6)
     static = DiffusionSampler(model, Threshold(2.0), config=config).generate([a.prompt for a in asks])
     assert min(static.content_tokens) < 12, "no answer of this model ends early"
+    budgets: set[int] = set()
+    begin = EGP.begin
+
+    def watch(self: EGP, view: Any) -> Any:
+        budgets.update(view.budget.tolist())
+        return begin(self, view)
+
+    monkeypatch.setattr(EGP, "begin", watch)
     found = collect(model, asks, tmp_path / "stop", CONFIG)
+    assert budgets == {24} | {n + 1 for n in static.content_tokens if n + 1 < 24}
+    # A canvas that ends within its first block: one short block, zeros behind it.
+    shortest = min(static.content_tokens) + 1
+    assert shortest < 6 and bool((found.inside.sum(-1) == shortest).any())
     full = collect(model, asks, tmp_path / "full", CONFIG.replace(early_stop=False))
-    assert len(found) < len(full)
+    assert len(found) != len(full)
