@@ -42,7 +42,7 @@ def tiles_for(case: AttentionCase, count: int, width: int, dtype: torch.dtype, d
         block_m,
         32 if narrow else 64,
         1 << (splits.bit_length() - 1),
-        8 if block_m == 128 else 4,
+        8 if block_m >= 64 else 4,
         2 if narrow else 3,
     )
 
