@@ -21,7 +21,8 @@ class FreeDave(Policy):
     A forward predicts every masked cell, but ``step`` uses few of the answers.  The others make drafts: the canvases
     that ``step`` would reach if the model did not change its mind.  The next forward predicts the canvas and its
     drafts side by side.  As long as the step taken on one of them leads to the next, the chain goes on; the last
-    canvas of the chain takes its step too.  Tokens and order of commits are those of ``step`` under the same cache.
+    canvas of the chain takes its step too.  Tokens and order of commits are those of ``step`` under the same cache,
+    also beside parts that stop or cut rows (but a step with a memory, such as CCD, may differ behind a cut).
 
     At a temperature above 0 the step is one cell per forward, drawn from the model's distribution, and so is the
     outcome (:class:`~samplers.stochastic.StochasticFreeDave`).

@@ -71,16 +71,18 @@ class Case:
         cache = random.choice(("none", "prefix", "dual"))
         cross = cache == "none" and random.random() < 0.5
         infill = random.random() < 0.1
+        step = "topk:k=1" if order == "left_to_right" else random.choice(STEPS)
         beside = random.choice(BESIDE)
-        if (cross and beside.startswith("adablock")) or (infill and beside == "eotp"):
-            beside = ""  # they clash
+        remembers = step.startswith(("ccd", "topk:steps"))
+        if (cross and beside.startswith("adablock")) or (beside == "eotp" and (infill or remembers)):
+            beside = ""  # they clash, or (see FreeDave) are not promised to agree behind a cut
         length = random.randint(1, 20)
         token = (lambda: random.randrange(VOCABULARY)) if infill else (lambda: random.randrange(VOCABULARY - 1))
         return cls(
             family=random.choice(("llada", "llada", "dream")),
             layers=random.randint(1, 2),
             model_seed=random.randrange(500),
-            step="topk:k=1" if order == "left_to_right" else random.choice(STEPS),
+            step=step,
             beside=beside,
             drafts=random.choice((1, 2, 3, 4, 4, 8)),
             order=order,
