@@ -15,6 +15,6 @@ from dllm_decode.cli import app, main
 from dllm_decode.cli.train_filter import train_filter
 
 if __name__ == "__main__":
-    if "train-filter" not in [command.name for command in app.registered_commands]:
+    if all(command.callback is not train_filter for command in app.registered_commands):
         app.command("train-filter")(train_filter)
     sys.exit(main(["train-filter", *sys.argv[1:]]))

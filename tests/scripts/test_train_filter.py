@@ -14,7 +14,7 @@ from dllm_decode.filter_data import asks_of_tasks
 from filters import FilterBank
 from tests.dllm_decode.answering import answering
 
-if "train-filter" not in [command.name for command in app.registered_commands]:
+if all(command.callback is not train_filter for command in app.registered_commands):
     app.command("train-filter")(train_filter)
 
 
