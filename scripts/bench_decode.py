@@ -4,6 +4,8 @@
     python -m scripts.bench_decode --textbook --check    # exit 1 naming each bar this machine misses
     python -m scripts.bench_decode --bundled             # the bundled model end to end, dual cache against none
     python -m scripts.bench_decode --grow docs           # step time and memory against N and B, as plots
+    python -m scripts.bench_decode --gpu --textbook      # LLaDA-8B's and Dream-7B's shapes on a GPU, with its bars
+    python -m scripts.bench_decode --gpu --dry-run       # the same code on the CPU with shrunken shapes
 
 All figures of a table come from one process on the same weights.  Floors: ``dllm_decode/roofline.py`` with the matrix
 product and copy rates measured at the start.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dllm_decode.roofline import Machine, Shape
+from scripts.bench import gpu as gpu_bench
+from scripts.bench import gpu_runs
 from scripts.bench.bundled import bundled_rows
 from scripts.bench.grow import plot_growth
 from scripts.bench.measure import Row, machine_rates, middle, random_llada, time_ours, time_textbook
@@ -117,6 +122,43 @@ def show(rows: list[Row], shares: dict[str, float], machine: Machine) -> None:
     )
 
 
+def gpu_table(
+    dry_run: bool,
+    textbook: bool,
+    families: list[str] | None,
+    lengths: list[int] | None,
+    batches: list[int] | None,
+    pattern: Path | None,
+    as_json: bool,
+) -> list[str]:
+    """Measure on a GPU, print, and return the missed bars."""
+    unknown = [name for name in families or [] if name not in gpu_bench.FAMILIES]
+    if unknown:
+        raise typer.BadParameter(f"there is no family {unknown[0]!r}; use {' or '.join(gpu_bench.FAMILIES)}.")
+    if not dry_run and not torch.cuda.is_available():
+        raise typer.BadParameter("--gpu needs a CUDA device; without one, --gpu --dry-run checks that the code runs.")
+    plan = gpu_bench.Plan(torch.device("cpu" if dry_run else "cuda:0"))
+    plan = plan.shrunken() if dry_run else plan
+    plan = replace(plan, lengths=tuple(lengths or plan.lengths), batches=tuple(batches or plan.batches))
+    short = [n for n in plan.lengths if n <= plan.suffix]
+    if short:
+        raise typer.BadParameter(
+            f"N = {short[0]} leaves no prompt before {plan.suffix} cells; give a larger --length."
+        )
+    chosen = families or list(gpu_bench.FAMILIES)
+    machine = gpu_bench.rates(plan)
+    rows = list(gpu_bench.step_rows(plan, machine, chosen, textbook))
+    pace = gpu_runs.recorded_pace(pattern, plan.block)
+    runs = [gpu_runs.whole_run(plan, machine, name, pace) for name in chosen]
+    errors = {name: gpu_runs.relative_error(plan, name) for name in chosen}
+    if as_json:
+        record = {"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in runs], "errors": errors}
+        print(json.dumps({**record, "machine": asdict(machine), "versions": gpu_runs.describe(plan.device)}))
+    else:
+        gpu_runs.show(rows, runs, errors, machine, plan)
+    return gpu_runs.missed(rows, runs, errors)
+
+
 def main(
     textbook: Annotated[bool, typer.Option(help="Also run the papers' loop on the same weights.")] = False,
     bundled: Annotated[bool, typer.Option(help="Also run the bundled model end to end.")] = False,
@@ -127,9 +169,20 @@ def main(
     samples: Annotated[int, typer.Option(min=1, help="Prompts of the bundled run.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     check: Annotated[bool, typer.Option(help="Exit 1 naming each bar that this machine misses.")] = False,
+    gpu: Annotated[bool, typer.Option(help="The GPU's table instead: published shapes, random bf16 weights.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="With --gpu: shrunken shapes on the CPU.")] = False,
+    family: Annotated[list[str] | None, typer.Option(help="With --gpu: llada, dream (default both).")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="With --gpu: N (default 512, 1024, 2048).")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="With --gpu: B (default 1, 8, 32).")] = None,
+    pattern: Annotated[Path | None, typer.Option(help="With --gpu: trace whose pace whole runs follow.")] = None,
 ) -> None:
     """Measure; see the module's own text."""
     torch.set_num_threads(threads)
+    if gpu:
+        sentences = gpu_table(dry_run, textbook, family, length, batch, pattern, as_json)
+        for sentence in sentences if check else []:
+            print(sentence, file=sys.stderr)
+        raise typer.Exit(1 if check and sentences else 0)
     machine = machine_rates(BLOCK)
     rows, shares = step_rows(machine, textbook, repeats) if steps else ([], {})
     end_to_end = bundled_rows(samples) if bundled else None

@@ -1,9 +1,9 @@
-"""The decoding step as the papers' repositories write it, on the weights of our LLaDA: the yardstick of the bench.
+"""The decoding step as the papers' repositories write it, on the weights of our models: the yardstick of the bench.
 
 Full-sequence forwards, output head on every forwarded position, float64 softmax over everything, keys cached before
 RoPE and rotated again at each step, cached and new keys concatenated (prefix) or overwritten (dual).  Written from the
 rules in the papers and the descriptions of the released code (Fast-dLLM arXiv 2505.22618, LLaDA arXiv 2502.09992), for
-one row and a fixed number of commits per forward.
+rows of one length and a fixed number of commits per forward.  Dream's shift is left out: it costs nothing.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_decode.models.llada import LLaDA
+from dllm_decode.models.layers import BidirectionalLM
 
 PastLayer = tuple[Tensor, Tensor]
 
 
 class Textbook:
-    """One-row LLaDA decoding in the style of the reference repositories."""
+    """LLaDA and Dream decoding in the style of the reference repositories."""
 
-    def __init__(self, model: LLaDA, mask_id: int) -> None:
+    def __init__(self, model: BidirectionalLM, mask_id: int) -> None:
         self.model, self.mask_id = model, mask_id
         self.config: Any = model.config
-        self.inner: Any = model.model.transformer
 
     def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """RoPE in fp32, tables made anew at every call."""
         size = x.shape[-1]
         inv = 1.0 / self.config.rope_theta ** (torch.arange(0, size, 2, device=x.device).float() / size)
-        angles = torch.outer(positions.float(), inv)
+        angles = torch.outer(positions.to(x.device).float(), inv)
         angles = torch.cat([angles, angles], -1)
         y = x.float()
         a, b = y.chunk(2, -1)
@@ -43,18 +42,18 @@ class Textbook:
         """Logits of every forwarded position, and keys (before RoPE) and values of all positions.
 
         Args:
-            ids: long ``[1, T]``, the whole row, or the window's tokens when ``past`` is given.
-            past: per layer keys and values ``[1, H, N, D]``; with ``window`` ``(s, e)`` its slots are overwritten.
+            ids: long ``[B, T]``, the whole rows, or the window's tokens when ``past`` is given.
+            past: per layer keys and values ``[B, H, N, D]``; with ``window`` ``(s, e)`` its slots are overwritten.
             window: slots of ``ids`` in the row.
         """
-        c, present = self.config, []
-        heads, size = c.n_heads, c.d_model // c.n_heads
-        x = self.inner.wte(ids)
-        for layer, block in enumerate(self.inner.blocks):
-            h = block.attn_norm(x)
-            q, k, v = (
-                f(h).view(1, -1, heads, size).transpose(1, 2) for f in (block.q_proj, block.k_proj, block.v_proj)
-            )
+        present: list[PastLayer] = []
+        size = self.model.head_dim
+        embedding, blocks, norm, head = self.model._parts(self.model)
+        x = embedding(ids)
+        for layer, block in enumerate(blocks):
+            first_norm, q_proj, k_proj, v_proj, o_proj, second_norm, gate, up, down = block._parts(block)
+            h = first_norm(x)
+            q, k, v = (f(h).unflatten(-1, (-1, size)).transpose(1, 2) for f in (q_proj, k_proj, v_proj))
             if past is not None and window is not None:
                 old_k, old_v = past[layer]
                 s, e = window
@@ -68,11 +67,12 @@ class Textbook:
             total = k.shape[2]
             q_at = torch.arange(*window) if window is not None else torch.arange(total)
             q, k = self._rotate(q, q_at), self._rotate(k, torch.arange(total))
-            a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, -1, c.d_model)
-            x = x + block.attn_out(a)
-            h = block.ff_norm(x)
-            x = x + block.ff_out(F.silu(block.ff_proj(h)) * block.up_proj(h))
-        return self.inner.ff_out(self.inner.ln_f(x)), present
+            if (group := q.shape[1] // k.shape[1]) > 1:
+                k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+            x = x + o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+            h = second_norm(x)
+            x = x + down(F.silu(gate(h)) * up(h))
+        return head(norm(x)), present
 
     @torch.no_grad()
     def step(
@@ -84,7 +84,7 @@ class Textbook:
         past: list[PastLayer] | None,
         cache: str,
     ) -> list[PastLayer] | None:
-        """One decoding step, in place on ``row`` (long ``[1, N]``): forward, sample everywhere, commit ``k`` cells.
+        """One decoding step, in place on ``row`` (long ``[B, N]``): forward, sample everywhere, commit ``k`` cells.
 
         Returns:
             The cache for the block's next step (``None`` without a cache).
@@ -104,8 +104,9 @@ class Textbook:
         masked = row[:, offset : offset + x0.shape[1]] == self.mask_id
         confidence[:, e - offset :] = -torch.inf
         confidence = torch.where(masked, confidence, -torch.inf)
-        _, chosen = confidence[0].topk(k)
-        row[0, offset + chosen] = x0[0, chosen]
+        for i in range(len(row)):
+            _, chosen = confidence[i].topk(k)
+            row[i, offset + chosen] = x0[i, chosen]
         if cache == "none":
             return None
         return present if past is None or cache == "dual" else past

@@ -1,0 +1,276 @@
+"""Steps of LLaDA-8B's and Dream-7B's shapes on a GPU: random bf16 weights, next to the textbook and the floor.
+
+The dry run goes through the same code on the CPU with shrunken shapes; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
+from dllm_decode.roofline import Machine, Shape
+from dllm_decode.sampler import DiffusionSampler
+from dllm_decode.score import ScoreRule, score
+from samplers import Policy, TopK
+from scripts.bench.measure import machine_rates, middle
+from scripts.bench.textbook import Textbook
+
+FAMILIES = ("llada", "dream")
+SUFFIX = 256  #: cells after the prompt
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        device, dtype: where and in what. ``dry``: shrunken shapes.
+        lengths: slots per row N. ``batches``: rows B. ``block``, ``suffix``: cells per block, cells after the prompt.
+        prompt: tokens before the cells in the whole run.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.bfloat16
+    dry: bool = False
+    lengths: tuple[int, ...] = (512, 1024, 2048)
+    batches: tuple[int, ...] = (1, 8, 32)
+    block: int = 32
+    suffix: int = SUFFIX
+    prompt: int = 1000
+
+    def shrunken(self) -> Plan:
+        """The dry run's sizes."""
+        return replace(
+            self, dry=True, dtype=torch.float32, lengths=(48,), batches=(1, 2), block=8, suffix=24, prompt=40
+        )
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """One line of the table; milliseconds, GiB and per cent; ``None`` = not measured.
+
+    Attributes:
+        name: family, cache, kind of forward. ``length``, ``batch``: N and B.
+        ms: median over the loop, policy included. ``model_ms``: of it from the upload to the download of a forward.
+        textbook_ms, floor_ms: the textbook loop, and what the formulas allow.
+        score_ms: the score kernel alone on one step's logits. ``peak``: memory; ``needed``: weights and cache.
+    """
+
+    name: str
+    length: int
+    batch: int
+    ms: float
+    model_ms: float
+    textbook_ms: float | None
+    floor_ms: float
+    score_ms: float | None
+    peak: float | None
+    needed: float
+
+    @property
+    def sampler_percent(self) -> float | None:
+        """Share of a step that is not the model: everything outside the forward, and the score kernel."""
+        return None if self.score_ms is None else 100 * (self.ms - self.model_ms + self.score_ms) / self.ms
+
+
+def sync(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(call: Callable[[], object], device: torch.device, repeats: int = 20) -> list[float]:
+    """Times of a call, by events on a GPU."""
+    call()
+    if device.type != "cuda":
+        out = []
+        for _ in range(3):
+            began = time.perf_counter()
+            call()
+            out.append(time.perf_counter() - began)
+        return out
+    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for before, after in marks:
+        before.record()
+        call()
+        after.record()
+    torch.cuda.synchronize(device)
+    return [before.elapsed_time(after) / 1e3 for before, after in marks]
+
+
+def rates(plan: Plan) -> Machine:
+    """This machine's matrix product (in the plan's dtype) and copy, each the best of several."""
+    if plan.device.type != "cuda":
+        return machine_rates(plan.block, seconds=0.05)
+    x, y = (torch.randn(8192, 8192, device=plan.device, dtype=plan.dtype) for _ in range(2))
+    flops = 2.0 * 8192**3 / min(seconds(lambda: x @ y, plan.device))
+    big = torch.randn(2**29, device=plan.device)
+    out = torch.empty_like(big)
+    return Machine(flops, 2.0 * big.nbytes / min(seconds(lambda: out.copy_(big), plan.device)))
+
+
+def random_model(family: str, plan: Plan) -> NativeModel:
+    """Random weights of the family's published shape, made on the device; the mask's head row is zero."""
+    llada, dream = LLaDAConfig(mask_token_id=126336), DreamConfig(
+        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, max_position_embeddings=131072, rope_theta=1e6, mask_token_id=151666,
+    )  # fmt: skip
+    if plan.dry:
+        llada = LLaDAConfig(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=96, vocab_size=512, mask_token_id=511)
+        dream = DreamConfig(
+            vocab_size=512, hidden_size=56, intermediate_size=96, num_hidden_layers=2, num_attention_heads=14,
+            num_key_value_heads=2, mask_token_id=511,
+        )  # fmt: skip
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(plan.dtype)
+        with torch.device(plan.device):
+            module: LLaDA | Dream = LLaDA(llada) if family == "llada" else Dream(dream)
+    finally:
+        torch.set_default_dtype(before)
+    mask_id = module.config.mask_token_id
+    with torch.no_grad():
+        module.get_output_embeddings().weight[mask_id] = 0  # type: ignore[union-attr, operator]
+    return NativeModel(module, mask_id=mask_id, name=f"random {family}")
+
+
+class Enough(Exception):
+    """Stops a run that has been measured long enough."""
+
+
+@dataclass
+class Clock:
+    """When each forward of a run began, and how long the model had taken by then."""
+
+    marks: list[tuple[float, float, bool]]
+    most: int
+
+    @contextmanager
+    def on(self, sampler: DiffusionSampler, prompts: list[list[int]]) -> Iterator[None]:
+        """Run the prompts until ``most`` forwards have begun."""
+        run = sampler._begin(prompts, None, sampler.config)  # type: ignore[arg-type]
+        forwarder = run.forwarder
+        predict = forwarder.predict
+
+        def timed(group: object, ids: Tensor, view: object, query: object, opening: Tensor) -> object:
+            # A forward ends with the download of its scores: between two beginnings lies all of a step.
+            self.marks.append((time.perf_counter(), forwarder.seconds, bool(opening.all())))
+            if len(self.marks) > self.most:
+                raise Enough
+            return predict(group, ids, view, query, opening)  # type: ignore[arg-type]
+
+        forwarder.predict = timed  # type: ignore[method-assign, assignment]
+        try:
+            for _ in run.steps():
+                pass
+        except Enough:
+            pass
+        else:
+            self.marks.append((time.perf_counter(), forwarder.seconds, False))
+        yield
+
+    def steps(self, opening: bool) -> tuple[list[float], list[float]]:
+        """Seconds of each step of a kind, and of the model in it."""
+        pairs = zip(self.marks, self.marks[1:], strict=False)
+        both = [(b[0] - a[0], b[1] - a[1]) for a, b in pairs if a[2] == opening]
+        return [x[0] for x in both], [x[1] for x in both]
+
+
+def prompts_of(model: NativeModel, length: int, batch: int) -> list[list[int]]:
+    """Fixed random prompts, one per row."""
+    generator = torch.Generator().manual_seed(1)
+    ids: list[list[int]] = torch.randint(0, model.mask_id, (batch, length), generator=generator).tolist()
+    return ids
+
+
+def time_steps(
+    model: NativeModel, plan: Plan, length: int, batch: int, cache: str, policy: Policy, most: int
+) -> Clock:
+    """Decode two blocks' worth of forwards; the first run of a shape compiles and records, the second counts."""
+    prompts = prompts_of(model, length - plan.suffix, batch)
+    config = GenerationConfig(max_new_tokens=plan.suffix, block_length=plan.block, early_stop=False)
+    sampler = DiffusionSampler(model, policy, cache=cache, config=config)
+    for _ in range(2):
+        clock = Clock([], most)
+        with clock.on(sampler, prompts):
+            pass
+    return clock
+
+
+def time_textbook(
+    model: NativeModel, plan: Plan, length: int, batch: int, cache: str, k: int
+) -> tuple[list[float], list[float]] | None:
+    """Openings and steps of the textbook loop; ``None`` where its float64 softmax does not fit."""
+    if plan.device.type == "cuda":
+        logits = batch * length * model.vocab_size
+        free, _ = torch.cuda.mem_get_info(plan.device)
+        if 20 * logits + 3 * model.cache_bytes(batch, length) > 0.9 * free:
+            return None
+    book = Textbook(model.module, model.mask_id)
+    start, openings, steps = length - plan.suffix, [], []
+    for _ in range(2):
+        rows = torch.full((batch, length), model.mask_id, device=plan.device)
+        rows[:, :start] = torch.tensor(prompts_of(model, start, batch), device=plan.device)
+        past = None
+        for i in range(4):
+            sync(plan.device)
+            began = time.perf_counter()
+            past = book.step(rows, (start, start + plan.block), k, 0.0, past, cache)
+            sync(plan.device)
+            (steps if i else openings).append(time.perf_counter() - began)
+    return openings[1:], steps[3:]
+
+
+def time_score(model: NativeModel, plan: Plan, cells: int) -> float:
+    """Milliseconds of scoring one step's logits."""
+    logits = torch.randn(cells, model.vocab_size, device=plan.device, dtype=plan.dtype)
+    return middle(seconds(lambda: score(logits, ScoreRule(model.mask_id)), plan.device))
+
+
+def step_rows(plan: Plan, machine: Machine, families: Sequence[str], textbook: bool) -> Iterator[GpuRow]:
+    """The table, one shape after the other."""
+    k = max(1, plan.block // 8)
+    for family in families:
+        model = random_model(family, plan)
+        shape = Shape.of(model.module.config, plan.dtype.itemsize)
+        weights = sum(p.nbytes for p in model.module.parameters())
+        for length in plan.lengths:
+            for batch in plan.batches:
+                for cache in ("prefix", "dual"):
+                    if plan.device.type == "cuda":
+                        torch.cuda.reset_peak_memory_stats(plan.device)
+                    clock = time_steps(model, plan, length, batch, cache, TopK(k=k), 2 * plan.block // k)
+                    peak = None
+                    if plan.device.type == "cuda":
+                        peak = torch.cuda.max_memory_allocated(plan.device) / 2**30
+                    book = time_textbook(model, plan, length, batch, cache, k) if textbook else None
+                    needed = (weights + model.cache_bytes(batch, length)) / 2**30
+                    masks = plan.block // 2  # mean masks left in a block over its steps
+                    for kind, tokens, heads in (
+                        ("opening", length, plan.block),
+                        # With the prefix cache the second block's window is one block shorter than the first's.
+                        ("step", plan.suffix - plan.block // 2 if cache == "prefix" else plan.block, masks),
+                    ):
+                        times, inside = clock.steps(kind == "opening")
+                        theirs = None if book is None else middle(book[kind == "step"])
+                        yield GpuRow(
+                            f"{family}, {cache}, {kind}",
+                            length,
+                            batch,
+                            middle(times),
+                            middle(inside),
+                            theirs,
+                            1e3 * shape.floor(machine, batch, tokens, length, heads, cached=True),
+                            time_score(model, plan, batch * heads),
+                            peak,
+                            needed,
+                        )
+        del model

@@ -1,0 +1,210 @@
+"""Whole runs on a GPU at the pace of a recorded one, the error of bf16, and the bars of it all."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.models import ForwardInput, NativeModel, load_model
+from dllm_decode.roofline import Machine, Shape
+from dllm_decode.sampler import DiffusionSampler
+from dllm_decode.tasks import few_shot, samples
+from dllm_decode.trace import Trace, load_traces
+from samplers import Decision, Policy, Prediction, View, top
+from samplers.contract import Memory
+from scripts.bench.gpu import GpuRow, Plan, prompts_of, random_model, time_steps
+
+STEP_BAR, STEP_SPEEDUP, OPENING_BAR = 1.35, 5.0, 1.3
+RUN_BAR, SAMPLER_BAR, ERROR_BAR, MEMORY_BAR, SPARE_GIB = 0.75, 3.0, 2e-2, 1.1, 1.0
+
+
+@dataclass(frozen=True)
+class Paced(Policy):
+    """Commits as many of the most confident cells as a recorded run did: a real pace on random weights.
+
+    ``counts``: per block of that run, cells committed at each of its forwards.
+    """
+
+    counts: tuple[tuple[int, ...], ...] = ((1,),)
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
+        """What is left after the recorded forwards goes with the last."""
+        wide = max(map(len, self.counts))
+        table = torch.tensor([[*c, *[10**6] * (wide + 1 - len(c))] for c in self.counts])
+        quota = table[view.block_index % len(self.counts), view.block_step.clamp(max=wide)].clamp(min=1)
+        write = top(prediction.confidence, prediction.open, quota)
+        return Decision(write, prediction.token, order=-prediction.confidence), memory
+
+
+def pace_of(traces: Iterable[Trace], block: int) -> tuple[tuple[int, ...], ...]:
+    """Cells committed at each forward of each full block of ``block`` cells."""
+    out = []
+    for trace in traces:
+        blocks: dict[int, list[int]] = {}
+        for step in trace.steps:
+            if step.end - step.start == block:
+                blocks.setdefault(step.block, []).append(len(step.cells) - len(step.filled))
+        out += [tuple(counts) for counts in blocks.values() if sum(counts) == block]
+    return tuple(out)
+
+
+def recorded_pace(path: Path | None, block: int) -> tuple[tuple[int, ...], ...]:
+    """The pace of a trace file, or of the bundled model under the threshold policy.
+
+    Raises:
+        ValueError: no block of that length was decoded to its end.
+    """
+    if path is not None:
+        traces = load_traces(path)
+    else:
+        model = load_model("tiny", device="cpu")
+        assert model.tokenizer is not None
+        prompts = [model.tokenizer.encode_prompt(few_shot(s, min_tokens=150)) for s in samples("lines", "test", 4, 7)]
+        config = GenerationConfig(max_new_tokens=4 * block, block_length=block, early_stop=False)
+        traces = DiffusionSampler(model, "threshold", cache="dual", config=config).generate(prompts).trace
+    counts = pace_of(traces, block)
+    if not counts:
+        raise ValueError(f"the recorded run has no finished block of {block} cells; give another trace.")
+    return counts
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A whole run: forwards per second, and what the formulas allow for the same forwards."""
+
+    name: str
+    forwards: int
+    per_second: float
+    allowed: float
+
+    @property
+    def share(self) -> float:
+        """1 is the best possible."""
+        return self.per_second / self.allowed
+
+
+def whole_run(plan: Plan, machine: Machine, family: str, pace: tuple[tuple[int, ...], ...]) -> RunRow:
+    """One prompt, dual cache, ``plan.suffix`` cells, committed at the recorded pace."""
+    model = random_model(family, plan)
+    shape = Shape.of(model.module.config, plan.dtype.itemsize)
+    length = plan.prompt + plan.suffix
+    clock = time_steps(model, plan, length, 1, "dual", Paced(pace), most=10**6)
+    kinds = [opening for _, _, opening in clock.marks[:-1]]
+    floors = [
+        shape.floor(machine, 1, length if opening else plan.block, length, plan.block // 2, cached=True)
+        for opening in kinds
+    ]
+    spent = clock.marks[-1][0] - clock.marks[0][0]
+    return RunRow(f"{family}, whole run, B=1, N={length}", len(kinds), len(kinds) / spent, len(kinds) / sum(floors))
+
+
+@torch.no_grad()
+def relative_error(plan: Plan, family: str) -> float:
+    """Norm of the difference of the logits of the plan's dtype from fp32, over the norm of fp32's."""
+    length = min(256, min(plan.lengths))
+
+    def logits(model: NativeModel) -> Tensor:
+        ids = torch.tensor(prompts_of(model, length, 1), device=plan.device)
+        lengths = torch.tensor([length], device=plan.device)
+        inp = ForwardInput(ids, torch.arange(length, device=plan.device)[None], lengths, lengths)
+        return model.head(model.hidden(inp, torch.arange(0, length, 4, device=plan.device))).float()
+
+    model = random_model(family, plan)
+    low = logits(model)
+    model.module.float()
+    high = logits(model)
+    return float((low - high).norm() / high.norm())
+
+
+def missed(rows: Sequence[GpuRow], runs: Sequence[RunRow], errors: dict[str, float]) -> list[str]:
+    """One sentence per bar that was measured and missed."""
+    out = []
+    for row in rows:
+        over = row.ms / row.floor_ms
+        where = f"{row.name}, N={row.length}, B={row.batch}"
+        if row.name.endswith("dual, step") and row.batch == 1 and row.length == 1024 and over > STEP_BAR:
+            out.append(f"{where}: {over:.2f}x its floor, the bar is {STEP_BAR}x.")
+        if row.name.endswith("opening") and over > OPENING_BAR:
+            out.append(f"{where}: {over:.2f}x its floor, the bar is {OPENING_BAR}x.")
+        if row.name.endswith("dual, step") and row.batch == 1 and row.textbook_ms is not None:
+            faster = row.textbook_ms / row.ms
+            if faster < STEP_SPEEDUP:
+                out.append(f"{where}: {faster:.1f}x the textbook loop, the bar is {STEP_SPEEDUP}x.")
+        if row.sampler_percent is not None and row.sampler_percent > SAMPLER_BAR:
+            out.append(f"{where}: the sampler takes {row.sampler_percent:.1f} % of it, the bar is {SAMPLER_BAR:g} %.")
+        if row.peak is not None and row.peak > MEMORY_BAR * (row.needed + SPARE_GIB):
+            out.append(
+                f"{where}: {row.peak:.1f} GiB at most, the bar is {MEMORY_BAR * (row.needed + SPARE_GIB):.1f} GiB."
+            )
+    out += [
+        f"{run.name}: {run.share:.2f} of the forwards per second that the formulas allow, the bar is {RUN_BAR}."
+        for run in runs
+        if run.share < RUN_BAR
+    ]
+    return out + [
+        f"{family}: bf16 logits are {error:.1e} from fp32's, the bar is {ERROR_BAR:g}."
+        for family, error in errors.items()
+        if error > ERROR_BAR
+    ]
+
+
+def show(
+    rows: Sequence[GpuRow], runs: Sequence[RunRow], errors: dict[str, float], machine: Machine, plan: Plan
+) -> None:
+    """Print the tables."""
+    console = Console(width=150)
+    table = Table(title="decoding steps (median)" + (", dry run: the figures mean nothing" if plan.dry else ""))
+    columns = (
+        "what",
+        "N",
+        "B",
+        "ms",
+        "textbook ms",
+        "floor ms",
+        "x faster",
+        "x floor",
+        "sampler %",
+        "peak GiB",
+        "needed GiB",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in rows:
+        faster = None if row.textbook_ms is None else row.textbook_ms / row.ms
+        numbers = (row.ms, row.textbook_ms, row.floor_ms, faster, row.ms / row.floor_ms, row.sampler_percent)
+        sizes = (row.peak, row.needed)
+        cells = ["-" if x is None else f"{x:.2f}" for x in (*numbers, *sizes)]
+        table.add_row(row.name, str(row.length), str(row.batch), *cells)
+    console.print(table)
+    for run in runs:
+        console.print(
+            f"{run.name}: {run.forwards} forwards, {run.per_second:.1f} per second, the formulas allow "
+            f"{run.allowed:.1f}: {run.share:.2f}"
+        )
+    for family, error in errors.items():
+        console.print(f"{family}: relative error of the logits in {plan.dtype} against fp32: {error:.1e}")
+    console.print(
+        f"this machine: {machine.flops / 1e12:.3g} TFLOP/s in {str(plan.dtype).removeprefix('torch.')}, "
+        f"{machine.bandwidth / 1e12:.3g} TB/s copy; {describe(plan.device)}"
+    )
+
+
+def describe(device: torch.device) -> str:
+    """The machine and the versions in words."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    found = []
+    for package in ("torch", "triton", "flash-attn"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join([name, *found])
