@@ -81,8 +81,6 @@ def documents(dllm_task: str, **metadata: Any) -> dict[str, Any]:
     Raises:
         DllmError: one of them is out of range.
     """
-    from datasets import Dataset
-
     count, seed = metadata.get("samples", SAMPLES), metadata.get("problem_seed", 0)
     for name, value, least in (("samples", count, 1), ("problem_seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -100,6 +98,8 @@ def documents(dllm_task: str, **metadata: Any) -> dict[str, Any]:
     ]
     # The scorer reads the problem, which a table cannot hold as it is (tuples, mixed types): it is drawn again.
     _DRAWN.update({(sample.task, sample.prompt): sample for sample in drawn})
+    from datasets import Dataset  # comes with the harness
+
     return {"test": Dataset.from_list(rows)}
 
 

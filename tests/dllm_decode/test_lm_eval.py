@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from dllm_decode import CallableModel, DiffusionSampler, DllmError, GenerationConfig
+from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.tasks.tokenizer import MASK_ID, vocabulary
 from tests.dllm_decode.answering import answering, codec
+from tests.dllm_decode.checkpoints import add_dream_tokenizer, add_llada_tokenizer
 
 
 def test_it_is_registered_under_its_name(lm_eval, harness_model):
@@ -117,6 +119,18 @@ def test_chat_templates(harness_model, random_model, tmp_path):
     lm.codec = bare
     with pytest.raises(DllmError, match="has no chat template; leave --apply_chat_template out"):
         lm.apply_chat_template(turns)
+
+
+@pytest.mark.parametrize("family", ["llada", "Dream"])
+def test_an_answer_begun_by_the_task_is_left_open(harness_model, random_model, tmp_path, family):
+    """HumanEval's prompt begins the answer inside a code block; the families' templates must not close it."""
+    add_llada_tokenizer(tmp_path, chat=True) if family == "llada" else add_dream_tokenizer(tmp_path)
+    lm = harness_model(random_model)
+    lm.codec = load_tokenizer(tmp_path, family)
+    lm.tokenizer = lm.codec.tokenizer
+    turns = [{"role": "user", "content": "Write f."}, {"role": "assistant", "content": "```python\ndef f():"}]
+    asked, begun = lm.apply_chat_template(turns[:1]), lm.apply_chat_template(turns, add_generation_prompt=False)
+    assert begun == asked + "```python\ndef f():"
 
 
 def test_loglikelihoods_rank_what_the_model_says_first(harness_model, instance):
