@@ -123,9 +123,10 @@ def test_early_stop_fills_behind_the_end() -> None:
     assert (stopped.content_tokens, stopped.until_eos_tokens, stopped.canvas_tokens) == ([1], [2], [6])
     assert stopped.tokens_per_forward == [0.5]
     # what is decided stands before what is filled, whatever the rule ranks by
-    for policy in ("topk:k=1", "topk:k=1,score=entropy", "entropybound:gamma=0"):
-        last = decode(model, policy, [[1, 2]], max_new_tokens=6, early_stop=True).trace[0].steps[-1]
-        assert last.cells[-4:] == [2, 3, 4, 5] == last.filled
+    for policy in ("topk:k=1", "entropybound:gamma=0", "topk:k=1,score=random"):
+        short = decode(model, policy, [[1, 2]], max_new_tokens=6, early_stop=True, block_length=2)
+        last = short.trace[0].steps[-1]
+        assert last.cells[0] < 2 and last.cells[1:] == last.filled == [2, 3, 4, 5]
     whole = decode(model, "topk:k=1", [[1, 2]], max_new_tokens=6)
     assert whole.sequences == [[3, EOS, 5, 6, 7, 8]] and whole.nfe == [6]
     assert (whole.content_tokens, whole.until_eos_tokens, whole.canvas_tokens) == ([1], [2], [6])
