@@ -1,0 +1,177 @@
+"""CCD and CCD-DS: the worked tables of both rules, memory, parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from samplers import CCD, CCDDS, PolicyError, Prediction, Setting, View, parse_policy, spell
+from samplers.ccd import Buffer, History
+from tests.golden_data import golden_json
+from tests.toys import EOS, MASK, VOCAB, commits, decode, in_order, scene, tiny
+
+SETTING = Setting(mask_id=MASK, eos_ids=(EOS,), vocab_size=VOCAB, max_new_tokens=8)
+DREAM = replace(SETTING, shift=1)
+
+
+def examples(rule: str) -> list[Any]:
+    """The worked examples of one rule that hold logits."""
+    found = golden_json("trajectory_policies/worked_ccd.json")["examples"]
+    return [pytest.param(e, id=e["name"].split()[0]) for e in found if e["rule"] == rule and "masked" in e]
+
+
+def predicted(logits: list[list[float]], masked: list[int], cells: int) -> tuple[View, Prediction]:
+    """A view of `cells` cells, of which `masked` are masks with these logits over the first token ids."""
+    values = torch.full((cells, VOCAB), -torch.inf)
+    values[: len(logits), : len(logits[0])] = torch.tensor(logits, dtype=torch.float32)
+    probs = values[: len(logits)].softmax(-1)
+    sure = [float(probs[i].max()) if i in masked else None for i in range(cells)]
+    entropy = [float(torch.special.entr(probs[i]).sum()) if i in masked else 0.0 for i in range(cells)]
+    tokens = [[int(probs[i].argmax()) if i in masked else 1 for i in range(cells)]]
+    view, prediction = scene([sure], tokens=tokens, entropy=[entropy])
+    return view, replace(prediction, logits=values[masked], cells=torch.tensor(masked))
+
+
+def written(decision: Any) -> list[list[int]]:
+    """[cell, token] in the order decided."""
+    return [[cell, int(decision.values[0, cell])] for cell in in_order(decision)[0]]
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("example", examples("released"))
+def test_released_rule(example: dict[str, Any]) -> None:
+    policy = CCD(mode="released", adaptive=example["seek"], budget=example["b"], score="entropy").bind(SETTING)
+    view, prediction = predicted(example["cur_logits"], example["masked"], cells=20)
+    view = replace(view, block_step=torch.tensor([6]))
+    arguments = torch.tensor(example["prev_logits"]).argmax(-1).tolist()
+    held = example["prev_buffer"] + [-1] * (policy.longest - len(example["prev_buffer"]))
+    tokens = [arguments[cell] if cell >= 0 else -1 for cell in held]
+    memory = Buffer(torch.tensor([held]), torch.tensor([tokens]), torch.tensor([example["V"] - 1]))
+    decision, after = policy.decide(view, prediction, memory)
+    assert written(decision) == example["commit"]
+    buffer = [cell for cell in after.cells[0].tolist() if cell >= 0]
+    assert buffer == example["next_buffer"]
+    assert after.tokens[0, : len(buffer)].tolist() == [example["argmax_cur"][cell] for cell in buffer]
+
+
+@pytest.mark.golden
+def test_released_buffer_sizes() -> None:
+    (example,) = [e for e in golden_json("trajectory_policies/worked_ccd.json")["examples"] if "masks_left" in e]
+    policy = CCD(mode="released", budget=example["b"], score="entropy").bind(SETTING)
+    assert policy.longest == example["V_max"]
+    memory, sizes = None, []
+    for step, left in enumerate(example["masks_left"]):
+        logits = [[float(i), 0.0] for i in range(20)]
+        view, prediction = predicted(logits, list(range(left)), cells=20)
+        view = replace(view, block_step=torch.tensor([step]))
+        memory = policy.begin(view) if memory is None else memory
+        _, memory = policy.decide(view, prediction, memory)
+        sizes.append(int(memory.size))
+    assert sizes == example["V"]
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("example", examples("paper-marginal"))
+def test_paper_rule(example: dict[str, Any]) -> None:
+    outcomes = {
+        "ccd_commit": CCD(),
+        "ccdds_commit_stable": CCDDS(),
+        "ccdds_commit_eps": CCDDS(eps=example["eps"]),
+    }
+    for name, given in outcomes.items():
+        policy = replace(given, history=example["d"], candidates=example["V"], score="entropy").bind(SETTING)
+        memory: Any = None
+        for step, logits in enumerate(example["logits_per_step"]):
+            view, prediction = predicted(logits, example["masked"], cells=len(logits))
+            view = replace(view, block_step=torch.tensor([step]))
+            memory = policy.begin(view) if memory is None else memory
+            if step < example["d"] - 1:  # too little history: the best cell
+                decision, memory = policy.decide(view, prediction, memory)
+                best = example["topV_per_step"][step][0]
+                assert written(decision) == [[best, int(torch.tensor(logits[best]).argmax())]]
+                continue
+            decision, memory = policy.decide(view, prediction, memory)
+        assert written(decision) == example[name], name
+        assert decision.order is not None
+        for cell, entropy in example["entropy_p_bar"].items():
+            assert float(decision.order[0, int(cell)]) == pytest.approx(entropy, abs=1e-5)
+
+
+def test_a_rectified_token_is_that_of_the_mean() -> None:
+    """Cell 0 now prefers token 1 by a hair; over both forwards it is token 0."""
+    first, now = [[4.0, 0.0, 0.0]], [[0.0, 0.2, 0.0]]
+    for choice, token in (("marginal", 0), ("current", 1)):
+        policy = CCD(history=2, candidates=1, token=choice).bind(SETTING)  # type: ignore[arg-type]
+        view, prediction = predicted(first, [0], cells=1)
+        _, memory = policy.decide(view, prediction, policy.begin(view))
+        view, prediction = predicted(now, [0], cells=1)
+        decision, _ = policy.decide(replace(view, block_step=torch.tensor([1])), prediction, memory)
+        assert written(decision) == [[0, token]]
+
+
+def test_memory_is_bounded_and_ends_with_the_block() -> None:
+    view, prediction = predicted([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]], [0, 1, 2], cells=3)
+    policy = CCD(history=3, candidates=2).bind(SETTING)
+    memory = policy.begin(view)
+    assert isinstance(memory, History) and memory.probs.shape == (1, 2, 2, VOCAB)
+    for step in range(4):
+        _, memory = policy.decide(replace(view, block_step=torch.tensor([step])), prediction, memory)
+        assert memory.probs.shape == (1, 2, 2, VOCAB) and int(memory.steps) == min(step + 1, 2)
+    # A new block knows nothing of the last one: cell 2 is the best now, and no candidate.
+    view, prediction = predicted([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0]], [0, 1, 2], cells=3)
+    decision, memory = policy.decide(view, prediction, memory)
+    assert written(decision) == [[2, 0]] and int(memory.steps) == 1
+    released = CCD(mode="released").bind(SETTING).begin(view)
+    assert isinstance(released, Buffer) and released.cells.shape == (1, 5)
+
+
+def test_no_candidate_falls_back_to_the_best_cells() -> None:
+    policy = CCD(history=2, candidates=1, budget=2).bind(SETTING)
+    view, prediction = predicted([[3.0, 0.0], [1.0, 0.0], [0.5, 0.0]], [0, 1, 2], cells=3)
+    _, memory = policy.decide(view, prediction, policy.begin(view))
+    view, prediction = predicted([[0.1, 0.0], [1.0, 0.0], [2.0, 0.0]], [0, 1, 2], cells=3)
+    decision, _ = policy.decide(replace(view, block_step=torch.tensor([1])), prediction, memory)
+    assert sorted(written(decision)) == [[1, 0], [2, 0]]
+
+
+def test_defaults_depend_on_the_family() -> None:
+    llada, dream = CCD().bind(SETTING), CCD().bind(DREAM)
+    assert (llada.history, llada.score, llada.candidates) == (2, "confidence", 4)
+    assert (dream.history, dream.score, dream.candidates) == (3, "entropy", 4)
+    assert llada.token == "marginal" and CCD().bind(replace(SETTING, temperature=0.7)).token == "current"
+    assert llada.needs == {"logits"} and dream.needs == {"logits", "entropy"}
+    assert CCD(mode="released").bind(DREAM).needs == {"entropy"}
+
+
+def test_ccd_ds_needs_fewer_forwards() -> None:
+    model = tiny("llada")
+    plain = decode(model, "ccd", [1, 2, 3], max_new_tokens=16)
+    fast = decode(model, "ccd-ds", [1, 2, 3], max_new_tokens=16)
+    assert plain.nfe[0] == 16 and all(len(cells) == 1 for cells in commits(plain))
+    assert fast.nfe[0] < 16
+
+
+def test_spelling() -> None:
+    assert spell(parse_policy("ccd-ds:history=3,eps=0.5")) == "ccdds:history=3,eps=0.5"
+    assert parse_policy("ccd:adaptive=true,mode=released") == CCD(adaptive=True, mode="released")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"budget": 0}, "budget is 0; give a whole number from 1 up"),
+        ({"history": 0}, "history is 0"),
+        ({"candidates": 0}, "candidates is 0"),
+        ({"score": "random"}, "score is 'random'; choose one of confidence, entropy, margin"),
+        ({"mode": "code"}, "mode is 'code'; choose one of paper, released"),
+        ({"eps": 0.5}, "adaptive=True and mode=paper"),
+        ({"eps": -1.0, "adaptive": True}, "eps is -1.0"),
+        ({"expand_ratio": -1.0}, "expand_ratio is -1.0"),
+    ],
+)
+def test_wrong_parameters(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(PolicyError, match=said.replace("(", r"\(")):
+        CCD(**fields)

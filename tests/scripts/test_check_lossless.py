@@ -1,0 +1,63 @@
+"""FreeDave decodes as the rule it accelerates: random cases, and that the comparison would notice if it did not."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+import samplers.freedave
+from scripts import check_lossless
+from scripts.check_lossless import Case, judge
+
+CASES, CHUNKS = 300, 10
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_lossless(chunk: int) -> None:
+    random = Random(chunk)
+    plain = fast = 0
+    for _ in range(CASES // CHUNKS):
+        case = Case.draw(random)
+        verdict, without, with_drafts = judge(case)
+        assert verdict != "different", case
+        plain, fast = plain + without, fast + with_drafts
+    assert fast < plain
+
+
+def believe(canvases: Tensor, reached: Tensor, branch: int, part: Tensor | None = None) -> Tensor:
+    """A wrong rule: every draft holds."""
+    onward = min(branch + 1, canvases.shape[1] - 1)
+    more = (canvases[:, onward] != canvases[:, branch]).any(-1)
+    return torch.where(more, onward, branch)
+
+
+def test_a_wrong_chain_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(0)
+    drafting = [case for case in (Case.draw(random) for _ in range(40)) if case.drafts > 1][:10]
+    monkeypatch.setattr(samplers.freedave, "furthest", believe)
+    assert "different" in {judge(case)[0] for case in drafting}
+
+
+def run(*arguments: str) -> Any:
+    """Call the script."""
+    from typer import Typer
+
+    app = Typer()
+    app.command()(check_lossless.main)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_script_counts_and_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = iter(["same", "tie", "same", "different", "same"])
+    monkeypatch.setattr(check_lossless, "judge", lambda case: (next(verdicts), 10, 4))
+    fine = run("--cases", "3")
+    assert fine.exit_code == 0
+    assert "3 cases: 2 the same, 1 near ties" in fine.output and "0 different" in fine.output
+    assert "30 forwards without drafts, 12 with" in fine.output
+    wrong = run("--cases", "2")
+    assert wrong.exit_code == 1 and "1 different" in wrong.output
