@@ -6,37 +6,22 @@ cache), the *suffix* from the block on (prefix cache), the *block* alone (dual c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from dllm_decode.ahead import Lookahead, may_look_ahead
 from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
+from dllm_decode.layout import Layout, flat_cells, fold_branches, lay_out
 from dllm_decode.models.base import DenoisingModel, ForwardInput
 from dllm_decode.score import Draws, ScoreRule, Scores
 from dllm_decode.step import ModelStep
 from samplers import Policy, Prediction, Query, View
 
 CACHES = ("none", "prefix", "dual")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Query columns of one forward.
-
-    Attributes:
-        tokens, positions: long ``[R, Q]``. ``queries``: long ``[R]``, real columns.
-        branch: long ``[R, Q]`` or ``None``.
-        owner: long ``[R]``, the group row each forwarded row belongs to.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    queries: Tensor
-    branch: Tensor | None
-    owner: Tensor
 
 
 def can_shadow(model: DenoisingModel) -> bool:
@@ -66,7 +51,8 @@ class Forwarder:
             needs=policy.needs,
             float64=config.precision == "reference",
         )
-        self.step = ModelStep(model, self.rule, config.guidance)
+        forecast = policy.forecast if may_look_ahead(policy, config.refresh) else None
+        self.step = ModelStep(model, self.rule, config.guidance, None if forecast is None else Lookahead(forecast))
         self.calls = 0
 
     @property
@@ -75,7 +61,7 @@ class Forwarder:
         return self.step.seconds
 
     def predict(
-        self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor
+        self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor, alone: bool = False
     ) -> tuple[Prediction, Tensor]:
         """Forward a group of rows once.
 
@@ -85,6 +71,7 @@ class Forwarder:
             view: their view.
             query: what the policy wants forwarded, or ``None``.
             opening: bool ``[R]``, the block's first forward.
+            alone: these are all the live rows.
 
         Returns:
             The prediction and the scope it was made with, bool ``[R, G]``.
@@ -104,8 +91,8 @@ class Forwarder:
                     f"model {self.model.name!r} cannot forward shadow cells; a policy that asks for them must refuse "
                     "it when it is bound (Setting.shadows is False)."
                 )
-            layout = self._plain(group.slots, first, last, shadow, group.offset)
-            prediction = self._run(layout, group, ids, view, wanted, shadow)
+            layout = lay_out(group.slots, first, last, shadow, group.offset, self.model.mask_id)
+            prediction = self._run(layout, group, ids, view, wanted, shadow, alone)
         else:
             used = query.used if query is not None and query.used is not None else None
             used = torch.ones(canvases.shape[:2], dtype=torch.bool, device=canvases.device) if used is None else used
@@ -156,43 +143,19 @@ class Forwarder:
         inside = cells(scope)
         return inside if scope == at_opening else torch.where(opening[:, None], cells(at_opening), inside)
 
-    def _plain(self, slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, offset: Tensor) -> Layout:
-        """Columns ``[first, last)`` of each row; shadow twins, if any, behind them."""
-        queries = last - first
-        wide = int(queries.max())
-        column = torch.arange(wide, device=slots.device)
-        positions = (first[:, None] + column).clamp(max=slots.shape[1] - 1)
-        tokens = slots.gather(1, positions)
-        owner = torch.arange(slots.shape[0], device=slots.device)
-        if shadow is None or not bool(shadow.any()):
-            return Layout(tokens, positions * (column < queries[:, None]), queries, None, owner)
-        count = shadow.sum(-1)
-        extra = int(count.max())
-        twin = (~shadow).to(torch.uint8).argsort(dim=-1, stable=True)[:, :extra] + offset[:, None]
-        # Twins follow each row's last real column, so that padding stays on the right.
-        total = queries + count
-        column = torch.arange(wide + extra, device=slots.device)
-        at = (column - queries[:, None]).clamp(min=0, max=max(extra - 1, 0))
-        is_twin = (column >= queries[:, None]) & (column < total[:, None])
-        padded = torch.nn.functional.pad(positions, (0, extra))
-        positions = torch.where(is_twin, twin.gather(1, at), padded) * (column < total[:, None])
-        tokens = torch.where(is_twin, self.model.mask_id, slots.gather(1, positions))
-        branch = torch.where(is_twin, at, -1)
-        return Layout(tokens, positions, total, branch, owner)
-
     def _run(
-        self, layout: Layout, group: Rows, ids: Tensor, view: View, wanted: Tensor, shadow: Tensor | None
+        self, layout: Layout, group: Rows, ids: Tensor, view: View, wanted: Tensor, shadow: Tensor | None, alone: bool
     ) -> Prediction:
         """Forward a plain layout and score ``wanted`` (and the shadow twins)."""
         first = layout.positions[:, :1]
         columns = (view.index + group.offset[:, None] - self.model.shift).clamp(min=0) - first
-        cells = self._flat(wanted, columns, layout)
+        cells = flat_cells(wanted, columns, layout)
         marks = [wanted]
         if shadow is not None:
             # The k-th twin of a row stands k columns behind its last plain one.
             plain = layout.queries - shadow.sum(-1)
             behind = plain[:, None] + shadow.cumsum(-1) - 1
-            cells = torch.cat([cells, self._flat(shadow, behind, layout)])
+            cells = torch.cat([cells, flat_cells(shadow, behind, layout)])
             marks.append(shadow)
         draws = None
         if self.step.counted:
@@ -201,7 +164,7 @@ class Forwarder:
                 for i, mark in enumerate(marks)
             ]
             draws = Draws.cat(drawn)
-        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws)
+        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws, alone)
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
@@ -234,47 +197,21 @@ class Forwarder:
         scored = wanted[owner]
         if self.policy.scope in ("open", "rest"):  # the others also read committed cells
             scored = scored & imagined.masked[flat]
-        plain = self._plain(slots, first[owner], last[owner], None, group.offset[owner])
+        plain = lay_out(slots, first[owner], last[owner], None, group.offset[owner], self.model.mask_id)
         columns = (cell - self.model.shift).clamp(min=0) - plain.positions[:, :1]
         if tree:
-            layout, shifted = self._fold(plain, owner, len(group.offset))
+            layout, shifted = fold_branches(plain, owner, len(group.offset))
             cells = (owner[:, None] * layout.tokens.shape[1] + shifted[:, None] + columns)[scored]
         else:
             zero = torch.zeros_like(plain.tokens) if self.cache is not None else None
             layout = replace(plain, owner=owner, branch=zero)
-            cells = self._flat(scored, columns, layout)
+            cells = flat_cells(scored, columns, layout)
         generators = tuple(view.generators[i] for i in owner.tolist())
         draws = self._draws(scored, group, owner, name, generators) if self.step.counted else None
         scores = self._forward(layout, group, ids, cells, [scored], generators, draws)
         everything = torch.zeros_like(imagined.masked)
         everything[flat] = scored
         return replace(self._spread(scores, slice(0, len(cells)), everything, imagined), branches=branches)
-
-    @staticmethod
-    def _fold(plain: Layout, owner: Tensor, rows: int) -> tuple[Layout, Tensor]:
-        """Lay the branches of each row one after the other; also returns each branch's first column."""
-        total = torch.zeros(rows, dtype=torch.long, device=owner.device).index_add_(0, owner, plain.queries)
-        begun = plain.queries.cumsum(0) - plain.queries
-        head = torch.zeros(rows, dtype=torch.long, device=owner.device)
-        head.scatter_reduce_(0, owner, begun, "amin", include_self=False)
-        shifted = begun - head[owner]
-        column = torch.arange(plain.tokens.shape[1], device=owner.device)
-        real = column < plain.queries[:, None]
-        place = (owner[:, None].expand_as(real)[real], (shifted[:, None] + column)[real])
-        out = []
-        name = torch.arange(len(owner), device=owner.device)
-        nth = name - torch.full_like(head, len(owner)).scatter_reduce_(0, owner, name, "amin")[owner]
-        for values in (plain.tokens, plain.positions, nth[:, None].expand_as(real)):
-            folded = torch.zeros(rows, int(total.max()), dtype=torch.long, device=owner.device)
-            folded[place] = values[real]
-            out.append(folded)
-        return Layout(out[0], out[1], total, out[2], torch.arange(rows, device=owner.device)), shifted
-
-    @staticmethod
-    def _flat(where: Tensor, columns: Tensor, layout: Layout) -> Tensor:
-        """Flat indices into ``R * Q`` of the columns at ``where``."""
-        row = torch.arange(where.shape[0], device=where.device)[:, None]
-        return (row * layout.tokens.shape[1] + columns)[where]
 
     def _forward(
         self,
@@ -285,6 +222,7 @@ class Forwarder:
         marks: list[Tensor],
         generators: tuple[torch.Generator, ...],
         draws: Draws | None,
+        alone: bool = False,
     ) -> Scores:
         """Call the model and score the cells at ``marks`` (bool ``[R, G]`` each); counts what it cost."""
         owner = layout.owner
@@ -300,7 +238,7 @@ class Forwarder:
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
         inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
-        scores = self.step.run(inp, cells, sizes, generators, draws)
+        scores = self.step.run(inp, cells, sizes, generators, draws, alone)
         self.calls += 1
         cost = 2 if self.guided else 1
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))

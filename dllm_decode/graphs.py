@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from dllm_decode import kernels
+from dllm_decode.ahead import Lookahead, Request, foresee
 from dllm_decode.attention.known import Known, are_consecutive
 from dllm_decode.cache import KVCache
 from dllm_decode.models.base import DenoisingModel, ForwardInput
+from dllm_decode.recording import Bucket, CudaRecorder, Fields, Recorder, Recording, pack, unpack
 from dllm_decode.score import Draws, ScoreRule, Scores, one_pass, score
+
+__all__ = ["Bucket", "CudaRecorder", "Fields", "StepGraphs"]
 
 log = logging.getLogger(__name__)
 
@@ -32,108 +36,15 @@ MOST_RECORDINGS = 48
 KEPT_CACHE_BYTES = 2 << 30  #: a cache up to this size outlives its run, so that recordings over it do too
 SLOT_STEP = 64
 
-Replay = Callable[[], None]
 
+@dataclass(frozen=True)
+class Sent:
+    """A step that was begun ahead: of which run, which, at work in which recording, since when."""
 
-class Recorder(Protocol):
-    """Records a step once and replays it on the same memory."""
-
-    def record(self, step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """A function that repeats ``step``, and the tensor in which its result will lie."""
-
-    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Host memory to fill or read, and its twin on the device."""
-
-    def wait(self) -> None:
-        """Until the device has done everything."""
-
-
-class CudaRecorder:
-    """Recorder by CUDA graphs; all of them share one memory pool, for they never run at the same time."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.pool: object | None = None
-
-    def record(self, step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """Run the step a few times aside (kernels compile, libraries set themselves up), then capture it."""
-        with torch.cuda.device(self.device):
-            current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-            aside.wait_stream(current)
-            with torch.cuda.stream(aside):
-                for _ in range(3):
-                    step()
-            current.wait_stream(aside)
-            if self.pool is None:
-                self.pool = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
-                out = step()
-        return graph.replay, out
-
-    def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Pinned host memory: copies to and from it do not stop the host."""
-        return torch.zeros(shape, dtype=dtype, pin_memory=True), torch.zeros(shape, dtype=dtype, device=self.device)
-
-    def wait(self) -> None:
-        """One host sync."""
-        torch.cuda.current_stream(self.device).synchronize()
-
-
-class Bucket(NamedTuple):
-    """Shape of a recording: rows, query columns, scored cells."""
-
-    rows: int
-    width: int
-    cells: int
-
-    @classmethod
-    def of(cls, rows: int, width: int, cells: int) -> Bucket:
-        """The smallest bucket that holds a step; narrow windows are padded least, for they are the most frequent."""
-        unit = 8 if width <= 64 else 32
-        return cls(_power(rows), -(-width // unit) * unit, max(16, _power(cells)))
-
-
-def _power(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
-
-
-@dataclass
-class Recording:
-    """A recorded step with its buffers: ``filled`` is copied to ``fed`` before a replay, ``out`` to ``read`` after."""
-
-    replay: Replay
-    filled: Tensor
-    fed: Tensor
-    out: Tensor
-    read: Tensor
-
-
-class Fields(NamedTuple):
-    """The step's inputs as views of one flat buffer, long."""
-
-    tokens: Tensor
-    positions: Tensor
-    queries: Tensor
-    lengths: Tensor
-    rows: Tensor
-    cells: Tensor
-    seed: Tensor
-    step: Tensor
-    cell: Tensor
-    branch: Tensor
-
-    @staticmethod
-    def size(bucket: Bucket) -> int:
-        """Numbers in the buffer."""
-        return bucket.rows * (2 * bucket.width + 3) + 5 * bucket.cells
-
-    @classmethod
-    def of(cls, flat: Tensor, bucket: Bucket) -> Fields:
-        """Cut the buffer up."""
-        grid, rows, cells = bucket.rows * bucket.width, bucket.rows, bucket.cells
-        parts = list(flat.split([grid, grid, rows, rows, rows] + [cells] * 5))
-        return cls(*(x.view(rows, bucket.width) for x in parts[:2]), *parts[2:])
+    look: Lookahead
+    request: Request
+    recording: Recording
+    at: float
 
 
 class StepGraphs:
@@ -147,6 +58,7 @@ class StepGraphs:
         self._broken: set[tuple[object, ...]] = set()
         self._said: set[str] = set()
         self._weights: object = None
+        self._ahead: Sent | None = None
         self._kept: Tensor | None = None
         self._borrower: weakref.ref[KVCache] | None = None
 
@@ -155,6 +67,7 @@ class StepGraphs:
         if weights != self._weights:
             if self.recordings:
                 self._say("the weights have moved: block steps are recorded anew")
+            self.drop()
             self.recordings.clear()
             self._broken.clear()
             self._weights = weights
@@ -209,7 +122,14 @@ class StepGraphs:
         return None if are_consecutive(inp.positions, real) else "its tokens do not stand in consecutive slots"
 
     def run(
-        self, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None = None, *, guided: bool = False
+        self,
+        inp: ForwardInput,
+        cells: Tensor,
+        rule: ScoreRule,
+        draws: Draws | None = None,
+        *,
+        guided: bool = False,
+        look: Lookahead | None = None,
     ) -> Scores | None:
         """Replay the step, recording it first if need be; ``None`` = run it eagerly.
 
@@ -219,14 +139,61 @@ class StepGraphs:
             rule: how to score.
             draws: keys of the noise, when the rule has a temperature.
             guided: whether classifier-free guidance is on.
+            look: the run's forecast; the step after this one is sent off before this one's scores return.
 
         Returns:
             Scores on the host.
         """
         reason = self.refusal(inp, rule, guided, draws)
         if reason is not None:
+            if self._ahead is not None and self._ahead.request.shares_rows(inp):
+                self.drop()
             self._say(f"block steps run eagerly: {reason}")
             return None
+        request = Request(inp, cells, rule, draws)
+        began, foreseen = time.perf_counter(), self._foreseen(request)
+        recording = foreseen or self._send(request)
+        if recording is None:
+            return None
+        self.recorder.wait()
+        self.replayed += 1
+        scores = unpack(recording.read[:, : len(cells)], rule)
+        if look is not None:
+            if foreseen is None:
+                look.usual = time.perf_counter() - began
+            self._look_ahead(request, scores, look)
+        return scores
+
+    def _look_ahead(self, request: Request, scores: Scores, look: Lookahead) -> None:
+        """Begin the step that comes after ``request`` if the policy commits as forecast."""
+        after = foresee(request, scores, look.forecast, self.model.shift) if look.pays else None
+        recording = None if after is None else self._send(after)
+        if after is not None and recording is not None:
+            self._ahead = Sent(look, after, recording, time.perf_counter())
+
+    def _foreseen(self, request: Request) -> Recording | None:
+        """The recording that is at work on this very request already, if there is one."""
+        sent = self._ahead
+        if sent is None or not sent.request.same(request):
+            self.drop()
+            return None
+        self._ahead = None
+        sent.look.hit(time.perf_counter() - sent.at)
+        return sent.recording
+
+    def drop(self, look: Lookahead | None = None) -> None:
+        """Throw away the step that was begun ahead, if there is one (of this run, if one is given)."""
+        sent = self._ahead
+        if sent is None or (look is not None and look is not sent.look):
+            return
+        began = time.perf_counter()
+        self.recorder.wait()  # its buffers are in use until it is done
+        self._ahead = None
+        sent.look.miss(time.perf_counter() - began)
+
+    def _send(self, request: Request) -> Recording | None:
+        """Replay a step, recording it first if need be, and have its scores brought to the host."""
+        inp, cells, rule, draws = request.inp, request.cells, request.rule, request.draws
         assert inp.cache is not None
         bucket = Bucket.of(inp.tokens.shape[0], inp.tokens.shape[1], len(cells))
         key = (rule, bucket, inp.cache.data.data_ptr(), inp.cache.data.shape)
@@ -248,9 +215,7 @@ class StepGraphs:
                 self.recordings.popitem(last=False)
         recording.replay()
         recording.read.copy_(recording.out, non_blocking=True)
-        self.recorder.wait()
-        self.replayed += 1
-        return _unpack(recording.read[:, : len(cells)], rule)
+        return recording
 
     def _record(
         self, bucket: Bucket, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None
@@ -267,7 +232,7 @@ class StepGraphs:
         read, _ = self.recorder.buffer((count, bucket.cells), torch.int32)
 
         def step() -> Tensor:
-            return _pack(score(self.model.head(self.model.hidden(static, at.cells)), rule, draws=keys))
+            return pack(score(self.model.head(self.model.hidden(static, at.cells)), rule, draws=keys))
 
         recording = Recording(lambda: None, filled, fed, read, read)
         self._fill(recording, bucket, inp, cells, draws)  # the warm-up runs on real inputs: what it writes is right
@@ -292,17 +257,3 @@ class StepGraphs:
         if text not in self._said:
             self._said.add(text)
             log.info(text)
-
-
-def _pack(scores: Scores) -> Tensor:
-    """Everything in one int32 tensor ``[k, M]``, numbers as their bits, so that one download brings it all."""
-    numbers = (scores.confidence, scores.entropy, scores.margin, scores.logit_margin)
-    return torch.stack([scores.token.int(), *(x.view(torch.int32) for x in numbers if x is not None)])
-
-
-def _unpack(packed: Tensor, rule: ScoreRule) -> Scores:
-    """The scores of :func:`_pack`, copied out of the buffer."""
-    rest = iter(packed[1:].clone().view(torch.float32))
-    confidence = next(rest)
-    extras = {name: next(rest) for name in ("entropy", "margin", "logit_margin") if name in rule.needs}
-    return Scores(packed[0].long(), confidence, **extras)

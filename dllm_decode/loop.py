@@ -50,9 +50,13 @@ class Run:
         view = self._view(rows, range(len(self.traces)))
         self.memory = self.policy.begin(view)
         rows.advance(view.masked, torch.ones_like(rows.live), self.config.block_length)
-        while bool(rows.live.any()):
-            for ids in self._groups():
-                yield from self._step(ids)
+        try:
+            while bool(rows.live.any()):
+                groups = self._groups()
+                for ids in groups:
+                    yield from self._step(ids, alone=len(groups) == 1)
+        finally:
+            self.forwarder.step.close()
 
     def _groups(self) -> list[Tensor]:
         """Ids of the live rows, one group per kind of forward they need next."""
@@ -68,8 +72,8 @@ class Run:
         generators = tuple(self.generators[i] for i in ids)
         return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators)
 
-    def _step(self, ids: Tensor) -> Iterator[StepEvent]:
-        """One forward of a group of rows, and what the policy makes of it."""
+    def _step(self, ids: Tensor, alone: bool) -> Iterator[StepEvent]:
+        """One forward of a group of rows (``alone``: of all that are live), and what the policy makes of it."""
         policy, everyone, names = self.policy, len(ids) == len(self.traces), ids.tolist()
         group = self.rows if everyone else self.rows.select(ids)
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
@@ -80,7 +84,7 @@ class Run:
         if policy.queries_opening or not bool(opening.any()):
             query = policy.query(view, memory)
         spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
-        prediction, _ = self.forwarder.predict(group, ids, view, query, opening)
+        prediction, _ = self.forwarder.predict(group, ids, view, query, opening, alone)
         group.step = group.step + 1
         group.opened = torch.where(opening, group.start, group.opened)
 

@@ -24,6 +24,8 @@ class GenerationResult:
         trace: how each canvas filled in.
         calls: forward calls of the whole batch (one call serves many rows).
         seconds: wall time; ``model_seconds`` of it inside model calls.
+        discarded_forwards: block forwards of the whole batch that a GPU began before the policy had decided, and that
+            were thrown away because it decided otherwise; in no other count. How many depends on the machine's timing.
     """
 
     sequences: list[list[int]]
@@ -39,6 +41,7 @@ class GenerationResult:
     calls: int
     seconds: float
     model_seconds: float
+    discarded_forwards: int = 0
 
     @property
     def block_forwards(self) -> list[int]:

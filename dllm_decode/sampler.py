@@ -254,6 +254,7 @@ class DiffusionSampler:
             calls=run.forwarder.calls,
             seconds=seconds,
             model_seconds=run.forwarder.seconds,
+            discarded_forwards=run.forwarder.step.discarded,
         )
 
 

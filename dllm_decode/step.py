@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode import kernels
+from dllm_decode.ahead import Lookahead
 from dllm_decode.attention.known import Known, are_consecutive
 from dllm_decode.models.base import DenoisingModel, ForwardInput
 from dllm_decode.score import CHUNK_ELEMENTS, Draws, ScoreRule, Scores, chunks, one_pass, score
@@ -38,12 +39,15 @@ class ModelStep:
 
     Attributes:
         rule: how to score. ``guidance``: classifier-free guidance scale, 0 = off.
+        look: the policy's forecast and what it brings, if steps may be begun before it has decided.
         counted: noise comes from a counter-based generator on the device instead of the rows' generators.
         seconds: spent in the model; with canvases elsewhere, from the upload to the download, scoring included.
     """
 
-    def __init__(self, model: DenoisingModel, rule: ScoreRule, guidance: float = 0.0) -> None:
-        self.model, self.rule, self.guidance = model, rule, guidance
+    def __init__(
+        self, model: DenoisingModel, rule: ScoreRule, guidance: float = 0.0, look: Lookahead | None = None
+    ) -> None:
+        self.model, self.rule, self.guidance, self.look = model, rule, guidance, look
         fused = one_pass(rule) is None and kernels.worthwhile(model.device, model.dtype)
         self.counted = fused and rule.temperature > 0
         self.chunk = FUSED_CHUNK_ELEMENTS if fused else CHUNK_ELEMENTS
@@ -57,6 +61,7 @@ class ModelStep:
         sizes: list[int],
         generators: tuple[torch.Generator, ...],
         draws: Draws | None = None,
+        alone: bool = False,
     ) -> Scores:
         """Forward and score.
 
@@ -66,6 +71,7 @@ class ModelStep:
             sizes: cells per row, in order; read with a temperature only.
             generators: the rows' random sources; used when there are no ``draws``.
             draws: keys of each cell's noise, when ``counted``.
+            alone: no other rows will join these in the next step, so that it may be begun ahead.
 
         Returns:
             Scores of the cells, on the canvases' device.
@@ -74,13 +80,24 @@ class ModelStep:
         apart = home.type != self.model.device.type
         scores = None
         if self.graphs is not None and home.type == "cpu":
-            scores = self.graphs.run(inp, cells, self.rule, draws, guided=self.guidance > 0)
+            look = self.look if alone else None
+            scores = self.graphs.run(inp, cells, self.rule, draws, guided=self.guidance > 0, look=look)
         if scores is None:
             scores = self._eager(inp, cells, sizes, generators, draws, apart)
         if apart:  # launches return at once; the download has waited for them
             scores = scores.to(home)
             self.seconds = spent + time.perf_counter() - began
         return scores
+
+    @property
+    def discarded(self) -> int:
+        """Steps begun ahead and thrown away so far."""
+        return 0 if self.look is None else self.look.discarded
+
+    def close(self) -> None:
+        """No step will follow: one that was begun ahead is thrown away."""
+        if self.graphs is not None and self.look is not None:
+            self.graphs.drop(self.look)
 
     def _eager(
         self,

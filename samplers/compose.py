@@ -12,6 +12,7 @@ from torch import Tensor
 
 from samplers.contract import (
     Decision,
+    Forecast,
     Memory,
     Policy,
     PolicyError,
@@ -100,6 +101,12 @@ class Composition(Policy):
     @property
     def revises(self) -> bool:  # noqa: D102
         return any(p.revises for p in self.parts)
+
+    @property
+    def forecast(self) -> Forecast | None:  # noqa: D102
+        if {"query", "rescore"} & set(self.roles) or self.scope != "open":
+            return None
+        return next((self.parts[i].forecast for i in self.playing("decide")), None)
 
     @property
     def idles(self) -> bool:  # noqa: D102

@@ -19,6 +19,8 @@ from torch import Tensor
 
 #: An explicit state value: ``None``, a tensor, or a dataclass/tuple/list/dict of tensors whose first axis is the row.
 Memory = Any
+#: What a forward will probably commit: cells from a confidence on (and always the best), or so many of the best.
+Forecast = tuple[Literal["threshold", "top"], float]
 Scope = Literal["open", "block", "rest", "block+rest", "all"]
 ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
 
@@ -317,6 +319,15 @@ class Policy:
     def revises(self) -> bool:
         """The part may change or revoke committed cells (not those of finished blocks: they are settled)."""
         return False
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What each forward commits, as far as confidences alone decide it: ``("threshold", t)`` or ``("top", k)``.
+
+        Lets the engine begin the next forward before the policy has decided; it never decides anything, so a wrong
+        forecast costs time and nothing else.
+        """
+        return None
 
     @property
     def idles(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
+from samplers.contract import Decision, Forecast, Memory, Policy, PolicyError, Prediction, View
 from samplers.select import commit
 
 
@@ -20,6 +20,10 @@ class Threshold(Policy):
     def __post_init__(self) -> None:
         if not self.threshold > 0:
             raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the paper uses 0.9).")
+
+    @property
+    def forecast(self) -> Forecast:  # noqa: D102
+        return "threshold", self.threshold
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         return commit(prediction.confidence >= self.threshold, prediction), memory

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
+from samplers.contract import Decision, Forecast, Memory, Policy, PolicyError, Prediction, View
 from samplers.select import rank
 
 Score = Literal["confidence", "margin", "entropy", "random", "position"]
@@ -65,6 +65,10 @@ class TopK(Policy):
     @property
     def idles(self) -> bool:  # noqa: D102
         return self.spend or self.schedule == "time"
+
+    @property
+    def forecast(self) -> Forecast | None:  # noqa: D102
+        return ("top", self.k) if self.steps is None and self.score == "confidence" else None
 
     def begin(self, view: View) -> Memory:
         """Long ``[B]``: the masks the current block held when it opened."""
