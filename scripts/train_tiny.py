@@ -18,10 +18,11 @@ from typing import Annotated
 import torch
 import torch.distributed as dist
 import typer
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.tiny.data import NAMES, Batch, batches
+from scripts.tiny.data import NAMES, SHOTS_SHARE, Batch, batches
 from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
 from scripts.tiny.validate import accuracy
@@ -54,6 +55,9 @@ class Run:
     late_full_share: float
     stale_share: float
     floor: float
+    emphasis: str
+    shots_share: float
+    start: Path | None
     compiled: bool
 
 
@@ -61,6 +65,20 @@ def learning_rate(run: Run, progress: float, step: int) -> float:
     """Warm-up, a plateau for the first ``hold`` of the budget, then linear to zero."""
     decay = 1.0 if progress < run.hold else (1 - progress) / (1 - run.hold)
     return run.lr * min(1.0, (step + 1) / WARMUP_STEPS) * max(decay, 0.0)
+
+
+def parse_emphasis(text: str) -> dict[str, float]:
+    """``"shuffle=4,lines=2"`` as factors of the tasks' weights in the mix."""
+    factors = {}
+    for part in filter(None, text.split(",")):
+        name, _, factor = part.partition("=")
+        if name not in NAMES:
+            raise typer.BadParameter(f"emphasis names {name!r}; the tasks are {', '.join(NAMES)}.")
+        try:
+            factors[name] = float(factor)
+        except ValueError:
+            raise typer.BadParameter(f"emphasis of {name} is {factor!r}; give a number, such as {name}=2.") from None
+    return factors
 
 
 class Trainer:
@@ -71,12 +89,15 @@ class Trainer:
         self.run, self.rank = run, rank
         self.model = build_model(run.width, run.layers, run.heads, run.inner, run.seed).to(run.device)
         self.average = build_model(run.width, run.layers, run.heads, run.inner, run.seed).to(run.device)
+        if run.start is not None:
+            self.model.load_state_dict(load_file(run.start / "model.safetensors", device=run.device))
         self.optim = Optimizers(self.model, EXTRA)
         if run.compiled:
             for block in self.model.model.transformer.blocks:
                 block.compile(dynamic=True)
         self.step, self.seconds, self.rounds, self.seen = 0, 0.0, 0, 0
-        self.accuracy, self.last = [0.0] * len(NAMES), 0.0
+        self.accuracy, self.last = [0.0 if run.start is None else 1.0] * len(NAMES), 0.0
+        self.emphasis = parse_emphasis(run.emphasis)
         if (path := run.work / "checkpoint.pt").exists():
             saved = torch.load(path, map_location=run.device, weights_only=True)
             self.model.load_state_dict(saved["model"])
@@ -93,7 +114,8 @@ class Trainer:
 
     def mix(self) -> list[float]:
         """Weight of each task: what is not solved yet is shown more often."""
-        return [self.run.floor + 2 * (1 - accuracy) for accuracy in self.accuracy]
+        weights = zip(NAMES, self.accuracy, strict=True)
+        return [self.emphasis.get(name, 1.0) * (self.run.floor + 2 * (1 - accuracy)) for name, accuracy in weights]
 
     def train(self) -> None:
         """Run to the end of the budget."""
@@ -112,7 +134,10 @@ class Trainer:
             size = run.tokens * 2 if late else run.tokens
             share = run.late_full_share if self.progress >= 0.6 else run.full_share
             self.rounds += 1
-            for batch in batches(rng, generator, self.mix(), size, share, stale_share=run.stale_share):
+            drawn = batches(
+                rng, generator, self.mix(), size, share, stale_share=run.stale_share, shots_share=run.shots_share
+            )
+            for batch in drawn:
                 before = time.perf_counter()
                 window += self._update(batch, before)
                 bar.n = round(100 * self.progress, 1)
@@ -225,9 +250,13 @@ def main(
     late_full_share: Annotated[float, typer.Option(help="the same in the last 40 % of the budget")] = 0.5,
     stale_share: Annotated[float, typer.Option(help="share of batches decoded as under a stale cache")] = 0.5,
     floor: Annotated[float, typer.Option(help="least weight of a task in the mix")] = 0.1,
+    emphasis: Annotated[str, typer.Option(help="factors of tasks in the mix, such as shuffle=4,lines=2")] = "",
+    shots_share: Annotated[float, typer.Option(help="share of rows behind solved problems")] = SHOTS_SHARE,
+    start: Annotated[Path | None, typer.Option(help="weights to start from, instead of nothing")] = None,
     compiled: Annotated[bool, typer.Option(help="compile the blocks (a minute first, then 1.4 times as fast)")] = True,
 ) -> None:
     """Train the bundled model; continues where an interrupted run in WORK stopped."""
+    parse_emphasis(emphasis)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = Run(**{key: value for key, value in locals().items() if key in Run.__dataclass_fields__})
     if device != "cpu":

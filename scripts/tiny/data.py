@@ -33,7 +33,7 @@ SHARES = {
     "sort": (0.15, 0.1, 0.2),
     "replace_index": (0.4, 0.0, 0.15),
     "replace_random": (0.6, 0.0, 0.15),
-    "shuffle": (0.5, 0.0, 0.2),
+    "shuffle": (0.7, 0.0, 0.15),
     "choose": (0.1, 0.0, 0.2),
     "kv_json": (0.1, 0.1, 0.3),
     "add": (0.15, 0.45, 0.15),
@@ -43,12 +43,12 @@ SHARES = {
     "sudoku4": (0.2, 0.0, 0.2),
     "lines": (0.05, 0.3, 0.4),
 }
-LOW_COUNTS = (0.45, 0.3, 0.15, 0.1)
+LOW_COUNTS = (0.6, 0.25, 0.1, 0.05)
 BLOCKS = (8, 16, 32)
 NEAR = 5  # cells after the cut of a prefix row that count fully; a worked step is about as long
 TAIL_WEIGHT = FAR_WEIGHT = 0.1
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
-LONGEST_PROMPT = 200
+LONGEST_PROMPT = 256
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
     return max(content, 8 * rng.randint(8, 16))
 
 
-def make_row(rng: Random, name: str, full_share: float) -> Row:
+def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHOTS_SHARE) -> Row:
     """Draw a training problem of one task, sometimes after solved ones."""
     spec = TASKS[name]
     sample = spec.sample(rng, "train", short=rng.random() < SHORT_SHARE)
     prompt, answer = encode(sample.prompt), encode(sample.answer)
     shots: list[int] = []
-    if rng.random() < SHOTS_SHARE:
+    if rng.random() < shots_share:
         for _ in range(rng.randint(1, 6)):
             other = spec if rng.random() < 0.6 else TASKS[rng.choice(NAMES)]
             shot = other.sample(rng, "train", sample.template if other is spec else None)
@@ -230,6 +230,7 @@ def batches(
     full_share: float,
     steps: int = 8,
     stale_share: float = 0.0,
+    shots_share: float = SHOTS_SHARE,
 ) -> Iterator[list[Batch]]:
     """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
 
@@ -239,7 +240,7 @@ def batches(
     rows: list[Row] = []
     size = 0
     while size < tokens * steps:
-        rows.append(make_row(rng, rng.choices(NAMES, mix)[0], full_share))
+        rows.append(make_row(rng, rng.choices(NAMES, mix)[0], full_share, shots_share))
         size += rows[-1].total
     rows.sort(key=lambda row: row.total)
     groups: list[list[Row]] = [[] for _ in range(2 * steps)]
