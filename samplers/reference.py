@@ -48,7 +48,10 @@ class BlindFirst(Policy):
     def finish(  # noqa: D102
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
     ) -> tuple[Decision, Memory]:
-        opening = (view.block_step == 0)[:, None]
+        opening = view.block_step == 0
+        if decision.stop is not None:  # the row has ended, all its masks are filled
+            opening = opening & ~decision.stop
+        opening = opening[:, None]
         first = prediction.open & (view.index == view.start[:, None])
         write = torch.where(opening, first, decision.write)
         return replace(decision, write=write, values=torch.where(opening, prediction.token, decision.values)), memory

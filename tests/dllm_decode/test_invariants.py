@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -14,12 +13,13 @@ import torch
 from hypothesis import assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from dllm_decode import CallableModel, DiffusionSampler, GenerationConfig, GenerationResult, Trace, TraceStep
+from dllm_decode import CallableModel, DiffusionSampler, GenerationConfig, GenerationResult
 from dllm_decode import sampler as sampler_module
 from dllm_decode.errors import DllmError
 from samplers import PolicyError
+from tests.dllm_decode.invariants import check_run, same
 from tests.policies import parts, policies
-from tests.toys import EOS, FAMILIES, MASK, VOCAB, commits, decode, tiny
+from tests.toys import EOS, FAMILIES, VOCAB, commits, decode, tiny
 
 
 @dataclass(frozen=True)
@@ -85,91 +85,15 @@ def cases(draw: st.DrawFn, prompts: int = 1, name: str | None = None) -> Case:
     return Case(family, draw(st.integers(0, 2)), policy, cache, tuple(ragged), settings)
 
 
-def steps_with_canvas(trace: Trace) -> Iterator[tuple[TraceStep, list[int], list[int]]]:
-    """Each step with the canvas before and after it."""
-    for i, step in enumerate(trace.steps):
-        yield step, trace.replay(i), trace.replay(i + 1)
-
-
 @settings(max_examples=3 * settings().max_examples)
 @given(cases())
 def test_every_run_keeps_the_invariants(case: Case) -> None:
-    bound = case.sampler()._bound(GenerationConfig(**case.settings))
+    config = GenerationConfig(**case.settings)
+    bound = case.sampler()._bound(config)
     event(f"cache {case.cache}")
     for part in bound.parts:
         event(type(part).__name__)
-    result = case.run()
-    for row, trace in enumerate(result.trace):
-        sequence = result.sequences[row]
-        # 1. termination: every mask is decided; progress: every forward nets a commit
-        assert MASK not in sequence
-        for step, before, after in steps_with_canvas(trace):
-            shorter = len(after) < len(before)
-            gained = sum(new != MASK for new in step.new) - sum(new == MASK for new in step.new)
-            primed = bound.primes and step.opening
-            assert gained >= 1 or shorter or bound.idles or primed, step
-            # 2. the mask is never proposed, no committed cell changes
-            if not bound.revises:
-                assert MASK not in step.new and set(step.old) <= {MASK}
-                assert all(before[cell] == MASK for cell in step.cells)
-            assert all(0 <= p <= 1 + 1e-6 for p in step.confidence)
-            assert len(set(step.cells)) == len(step.cells)
-        # 6. the trace replays, also after a round trip through JSON
-        assert trace.replay() == sequence
-        decided = [cell for cell, token in enumerate(trace.canvas) if token == MASK and cell < len(sequence)]
-        assert sorted(cell for cell in trace.order() if cell < len(sequence)) == decided
-        assert trace.prompt + trace.canvas == [
-            *case.prompts[row],
-            *[MASK] * case.settings["max_new_tokens"],
-        ]
-        check_counters(case, result, row)
-    assert max(result.nfe) <= result.calls <= sum(result.nfe)
-
-
-def check_counters(case: Case, result: GenerationResult, row: int) -> None:
-    """7. Costs and token counts, recomputed from the trace alone."""
-    trace, sequence = result.trace[row], result.sequences[row]
-    assert result.nfe[row] == len(trace.steps) == trace.steps[-1].step
-    assert result.full_forwards[row] + result.block_forwards[row] == result.nfe[row]
-    assert result.rows_forwarded[row] == sum(step.rows for step in trace.steps)
-    assert result.tokens_forwarded[row] == sum(step.tokens for step in trace.steps)
-    content = sequence.index(EOS) if EOS in sequence else len(sequence)
-    assert result.content_tokens[row] == content
-    assert result.until_eos_tokens[row] == min(content + 1, len(sequence))
-    assert result.canvas_tokens[row] == len(sequence)
-    assert result.tokens_per_forward[row] == content / result.nfe[row]
-    policy = case.sampler()._bound(GenerationConfig(**case.settings))
-    times = 2 if case.settings["guidance"] else 1
-    if case.cache == "none" and "query" not in policy.roles:
-        assert result.full_forwards[row] == result.nfe[row]
-    elif case.settings["refresh"] == 1 and not policy.queries_opening:
-        assert result.full_forwards[row] == sum(step.opening or case.cache == "none" for step in trace.steps)
-    if "query" in policy.roles:
-        assert all(step.rows >= 1 and step.tokens >= step.rows for step in trace.steps)
-        return
-    assert result.rows_forwarded[row] == times * result.nfe[row]
-    if case.settings["refresh"] != 1:
-        return
-    offset, owed = len(trace.prompt), False
-    reads_block = "block" in policy.scope or policy.scope == "all"
-    for i, (step, before, after) in enumerate(steps_with_canvas(trace)):
-        whole = offset + len(before)
-        if case.cache == "none" or step.opening:
-            expected = whole
-        else:
-            early = case.shift and (owed or before[step.start] == MASK or reads_block) and offset + step.start > 0
-            last = offset + trace.steps[i - 1].end if case.cache == "dual" else whole
-            expected = last - (offset + step.start - bool(early))
-        assert step.tokens == times * expected, (i, step)
-        if step.opening:
-            owed = after[step.start] == MASK if step.start < len(after) else False
-
-
-def same(left: TraceStep, right: TraceStep) -> bool:
-    """Equal but for the last digits of the confidences."""
-    a, b = dataclasses.asdict(left), dataclasses.asdict(right)
-    close = torch.allclose(torch.tensor(a.pop("confidence")), torch.tensor(b.pop("confidence")), atol=1e-4)
-    return close and a == b
+    check_run(case.run(), bound, case.prompts, config, case.cache, case.shift)
 
 
 @settings(max_examples=2 * settings().max_examples)

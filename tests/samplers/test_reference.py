@@ -28,6 +28,11 @@ def test_blind_first_commits_the_first_cell_on_the_opening() -> None:
         decision, _ = Threshold(0.9).decide(view, prediction, None)
         decision, _ = BlindFirst().finish(view, prediction, decision, None)
         assert in_order(decision) == expected
+    # A row that another part has just stopped is full, and stays so.
+    view, prediction = scene([[0.1, 0.9, 0.95], [0.1, 0.9, 0.95]])
+    stopped = Decision(view.masked, prediction.token, stop=torch.tensor([True, False]))
+    decision, _ = BlindFirst().finish(view, prediction, stopped, None)
+    assert decision.write.tolist() == [[True, True, True], [True, False, False]]
     setting = Setting(mask_id=MASK, cache="dual", shift=1)
     assert BlindFirst().bind(setting) == BlindFirst()
     for cache, shift in (("none", 1), ("dual", 0)):

@@ -1,0 +1,107 @@
+"""What holds of every run, whatever the policy: the invariants of a result, checked against its trace alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from dllm_decode import GenerationConfig, GenerationResult, Trace, TraceStep
+from samplers import Composition
+from tests.toys import EOS
+
+
+def check_run(
+    result: GenerationResult,
+    policy: Composition,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    cache: str,
+    shift: int,
+) -> None:
+    """Invariants 1 (progress), 2 (masks and committed cells), 6 (replay) and 7 (counters) of every row.
+
+    Args:
+        result: what was generated.
+        policy: the bound policy.
+        prompts: of each row, with masks if they were filled in.
+        config: its settings.
+        cache: the cache's name.
+        shift: the model's.
+    """
+    for row, trace in enumerate(result.trace):
+        sequence, mask = result.sequences[row], trace.mask_id
+        # 1. termination: every mask is decided; progress: every forward nets a commit
+        assert mask not in sequence
+        for step, before, after in steps_with_canvas(trace):
+            shorter = len(after) < len(before)
+            gained = sum(new != mask for new in step.new) - sum(new == mask for new in step.new)
+            primed = policy.primes and step.opening
+            assert gained >= 1 or shorter or policy.idles or primed, step
+            # 2. the mask is never proposed, no committed cell changes
+            if not policy.revises:
+                assert mask not in step.new and set(step.old) <= {mask}
+                assert all(before[cell] == mask for cell in step.cells)
+            assert all(0 <= p <= 1 + 1e-6 for p in step.confidence)
+            assert len(set(step.cells)) == len(step.cells)
+        # 6. the trace replays
+        assert trace.replay() == sequence
+        decided = [cell for cell, token in enumerate(trace.canvas) if token == mask and cell < len(sequence)]
+        assert sorted(cell for cell in trace.order() if cell < len(sequence)) == decided
+        assert trace.prompt + trace.canvas == [*prompts[row], *[mask] * config.max_new_tokens]
+        check_counters(result, row, policy, config, cache, shift)
+    assert max(result.nfe) <= result.calls <= sum(result.nfe)
+
+
+def steps_with_canvas(trace: Trace) -> Iterator[tuple[TraceStep, list[int], list[int]]]:
+    """Each step with the canvas before and after it."""
+    for i, step in enumerate(trace.steps):
+        yield step, trace.replay(i), trace.replay(i + 1)
+
+
+def check_counters(
+    result: GenerationResult, row: int, policy: Composition, config: GenerationConfig, cache: str, shift: int
+) -> None:
+    """7. Costs and token counts, recomputed from the trace alone."""
+    trace, sequence = result.trace[row], result.sequences[row]
+    assert result.nfe[row] == len(trace.steps) == trace.steps[-1].step
+    assert result.full_forwards[row] + result.block_forwards[row] == result.nfe[row]
+    assert result.rows_forwarded[row] == sum(step.rows for step in trace.steps)
+    assert result.tokens_forwarded[row] == sum(step.tokens for step in trace.steps)
+    content = sequence.index(EOS) if EOS in sequence else len(sequence)
+    assert result.content_tokens[row] == content
+    assert result.until_eos_tokens[row] == min(content + 1, len(sequence))
+    assert result.canvas_tokens[row] == len(sequence)
+    assert result.tokens_per_forward[row] == content / result.nfe[row]
+    times = 2 if config.guidance else 1
+    if cache == "none" and "query" not in policy.roles:
+        assert result.full_forwards[row] == result.nfe[row]
+    elif config.refresh == 1 and not policy.queries_opening:
+        assert result.full_forwards[row] == sum(step.opening or cache == "none" for step in trace.steps)
+    if "query" in policy.roles:
+        assert all(step.rows >= 1 and step.tokens >= step.rows for step in trace.steps)
+        return
+    assert result.rows_forwarded[row] == times * result.nfe[row]
+    if config.refresh != 1:
+        return
+    offset, owed = len(trace.prompt), False
+    reads_block = "block" in policy.scope or policy.scope == "all"
+    for i, (step, before, after) in enumerate(steps_with_canvas(trace)):
+        whole = offset + len(before)
+        if cache == "none" or step.opening:
+            expected = whole
+        else:
+            early = shift and (owed or before[step.start] == trace.mask_id or reads_block) and offset + step.start > 0
+            last = offset + trace.steps[i - 1].end if cache == "dual" else whole
+            expected = last - (offset + step.start - bool(early))
+        assert step.tokens == times * expected, (i, step)
+        if step.opening:
+            owed = after[step.start] == trace.mask_id if step.start < len(after) else False
+
+
+def same(left: TraceStep, right: TraceStep) -> bool:
+    """Equal but for the last digits of the confidences."""
+    a, b = dataclasses.asdict(left), dataclasses.asdict(right)
+    close = torch.allclose(torch.tensor(a.pop("confidence")), torch.tensor(b.pop("confidence")), atol=1e-4)
+    return close and a == b
