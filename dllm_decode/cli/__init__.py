@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import sys
@@ -44,10 +45,32 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+class Notes(logging.Handler):
+    """Prints a library's notes where the errors go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print(f"dllm-decode: {record.getMessage()}", file=sys.stderr)
+
+
+def _verbose(asked: bool) -> None:
+    log = logging.getLogger("dllm_decode")
+    log.handlers = [h for h in log.handlers if not isinstance(h, Notes)]  # of an earlier command of this process
+    if asked:
+        log.addHandler(Notes())
+        log.setLevel(logging.INFO)
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", callback=_verbose, help="Say which attention is used and why, and which steps are captured."
+        ),
     ] = False,
 ) -> None:
     pass

@@ -121,6 +121,26 @@ def test_backends_equal_one_query_at_a_time(name: str, drawn: tuple[ForwardInput
         assert torch.equal(inp.cache.data[..., :slots, :], written[..., :slots, :])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@settings(max_examples=40)
+@given(drawn=inputs())
+def test_sdpa_equals_reference_in_every_dtype(dtype: torch.dtype, drawn: tuple[ForwardInput, int, int, int]) -> None:
+    inp, heads, kv_heads, seed = drawn
+    (rows, width), generator = inp.tokens.shape, torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(rows, n, width, HEAD_DIM, generator=generator).to(dtype) for n in (heads, *[kv_heads] * 2))
+    case, outs = AttentionCase.of(inp, heads, kv_heads, HEAD_DIM), []
+    for name in ("sdpa", "reference"):
+        if inp.cache is not None:
+            held = torch.randn(inp.cache.data.shape, generator=generator.manual_seed(seed))
+            inp.cache.data = held.to(dtype)
+        assert BACKENDS[name].supports(case, dtype, q.device) is None
+        outs.append(attend(q, k, v, case, BACKENDS[name], layer=1).transpose(1, 2))
+    assert outs[0].dtype == dtype
+    real = torch.arange(width) < inp.queries[:, None]
+    tolerance = {torch.float64: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
+    torch.testing.assert_close(outs[0][real].double(), outs[1][real].double(), atol=tolerance * 3, rtol=tolerance)
+
+
 def uniform(count: int, width: int, **fields: Any) -> ForwardInput:
     full = torch.full((count,), width)
     tokens = torch.zeros(count, width, dtype=torch.long)

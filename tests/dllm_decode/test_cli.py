@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import dllm_decode.models
-from dllm_decode import DiffusionSampler, __version__
+from dllm_decode import DiffusionSampler, __version__, attention
 from dllm_decode.cli import main
 from dllm_decode.models import LLaDA, LLaDAConfig
 from dllm_decode.tasks import TASKS, samples
@@ -101,6 +101,28 @@ def test_module_and_version(capsys):
     )
     assert done.stdout == f"dllm-decode {__version__}\n"
     assert main([]) == 2 and "Usage" in "".join(capsys.readouterr())  # nothing asked: the help, as a usage error
+
+
+def test_verbose_says_once_which_attention_and_why(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(attention, "_said", set())
+    command = [
+        "generate",
+        "copy: a b",
+        "--raw",
+        "--model",
+        str(checkpoint),
+        "--max-new-tokens",
+        "3",
+        "--no-early-stop",
+    ]
+    assert main(["--verbose", *command, "--device", "cpu"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(
+        "dllm-decode: attention on cpu in float32, no cache: sdpa (flash: it runs on CUDA only; "
+    )
+    monkeypatch.setattr(attention, "_said", set())
+    assert main([*command, "--device", "cpu"]) == 0 and capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------------------ generate

@@ -70,15 +70,22 @@ def agree(inp: ForwardInput, got: Tensor, expected: Tensor, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=10)
-@given(drawn=inputs(), splits=st.sampled_from([1, 2, 4]), full_precision=st.booleans())
+@given(
+    drawn=inputs(),
+    size=st.sampled_from([2, HEAD_DIM, 6, 24, 40]),
+    splits=st.sampled_from([1, 2, 4]),
+    full_precision=st.booleans(),
+)
 @torch.no_grad()
 def test_kernel_equals_reference(
-    dtype: torch.dtype, drawn: tuple[ForwardInput, int, int, int], splits: int, full_precision: bool
+    dtype: torch.dtype, drawn: tuple[ForwardInput, int, int, int], size: int, splits: int, full_precision: bool
 ) -> None:
     inp, heads, kv_heads, seed = drawn
+    if inp.cache is not None:
+        inp = replace(inp, cache=held(inp.cache.rows, kv_heads, inp.cache.slots, size))
     splits = 1 if inp.cache is None else splits
     table = torch.float32 if full_precision else dtype
-    got, expected, cache, twin = both(inp, heads, kv_heads, HEAD_DIM, dtype, table, seed, Tiles(16, 16, splits))
+    got, expected, cache, twin = both(inp, heads, kv_heads, size, dtype, table, seed, Tiles(16, 16, splits))
     agree(inp, got, expected, dtype)
     if cache is not None and twin is not None:
         slots = cache.slots

@@ -20,7 +20,7 @@ ULP = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 @settings(max_examples=12)
 @given(
-    shape=st.sampled_from([(1, 4), (2, 3, 100), (5, 129), (0, 8)]),
+    shape=st.lists(st.integers(0, 4), max_size=2).flatmap(lambda s: st.integers(1, 300).map(lambda n: (*s, n))),
     dtype=st.sampled_from(list(ULP)),
     adds=st.booleans(),
     seed=st.integers(0, 2**16),
@@ -38,7 +38,11 @@ def test_norm_of_a_residual_sum(shape: tuple[int, ...], dtype: torch.dtype, adds
 
 
 @settings(max_examples=8)
-@given(count=st.sampled_from([0, 1, 1024, 1500]), dtype=st.sampled_from(list(ULP)), seed=st.integers(0, 2**16))
+@given(
+    count=st.one_of(st.sampled_from([0, 1024]), st.integers(1, 2500)),
+    dtype=st.sampled_from(list(ULP)),
+    seed=st.integers(0, 2**16),
+)
 def test_gate(count: int, dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     gate, up = ((torch.randn(count, generator=generator) * 4).to(DEVICE, dtype) for _ in range(2))

@@ -28,7 +28,7 @@ def draws(count: int, seed: int = 0, step: int = 3) -> Draws:
 @settings(max_examples=12)
 @given(
     count=st.integers(1, 4),
-    vocabulary=st.sampled_from([2, 9, 1000, RUN + 1, 4 * RUN, 9001]),
+    vocabulary=st.one_of(st.sampled_from([2, RUN + 1, 4 * RUN]), st.integers(2, 9001)),
     dtype=st.sampled_from(DTYPES),
     spread=st.sampled_from([0.0, 0.5, 8.0]),
     scale=st.sampled_from([1.0, 0.7]),
