@@ -19,6 +19,7 @@ from dllm_decode.lab.records import read_records
 from dllm_decode.lab.setting import EGP, read_setting
 from dllm_decode.lab.summary import ALL, summarise
 from dllm_decode.tasks import TASKS
+from scripts.docs_page import put
 
 #: label in the table -> (policy string, what its paper claims on LLaDA-8B)
 POLICIES: dict[str, tuple[str, str]] = {
@@ -43,10 +44,6 @@ POLICIES: dict[str, tuple[str, str]] = {
     "FreeDave d=4": ("freedave:drafts=4", "lossless, up to 2.8-3.8x throughput"),
     "FreeDave d=8": ("freedave:drafts=8", "lossless"),
 }
-MARKS = (
-    ("<!-- overall: begin -->", "<!-- overall: end -->"),
-    ("<!-- tasks: begin -->", "<!-- tasks: end -->"),
-)
 
 
 def table(summary: dict[str, Any]) -> list[str]:
@@ -108,12 +105,8 @@ def main(
     records = [record for job in jobs for record in read_records(job[1])]
     setting = {**read_setting(jobs[0][1]), "tasks": names}
     summary = summarise(setting, records)
-    text = page.read_text(encoding="utf-8")
-    for lines, (begin, end) in ((table(summary), MARKS[0]), (per_task(summary), MARKS[1])):
-        head, rest = text.split(begin)
-        _, tail = rest.split(end)
-        text = "\n".join([head + begin, "", *lines, "", end + tail])
-    page.write_text(text, encoding="utf-8")
+    put(page, "overall", table(summary))
+    put(page, "tasks", per_task(summary))
 
 
 if __name__ == "__main__":

@@ -2,39 +2,88 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from typing import Any
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.lab.metrics import paired, wilson
 from dllm_decode.models import load_model
+from dllm_decode.models.base import DenoisingModel
 from dllm_decode.sampler import DiffusionSampler
-from dllm_decode.tasks import few_shot, samples, score
+from dllm_decode.tasks import Sample, few_shot, samples, score
 from samplers import TopK
 
-CELLS, LEAST_PROMPT = 96, 150
+CELLS, BLOCK, LEAST_PROMPT, SEED = 96, 16, 150, 7
+ROWS = 16  #: decoded together; on a CPU wider batches are not faster
+TIMED = 64  #: prompts whose whole canvas is decoded against the clock
 
 
-def bundled_rows(count: int) -> dict[str, float]:
-    """Decode ``lines`` samples behind solved examples, one cell per forward, whole canvas, with and without cache.
+def bundled_rows(count: int, model: DenoisingModel | None = None) -> dict[str, float | None]:
+    """Decode ``lines`` samples behind solved examples, one cell per forward, with and without cache.
+
+    Speed: the first ``TIMED`` prompts, the whole canvas of ``CELLS`` cells. Accuracy: all prompts; there a row stops
+    behind its text, which changes no answer. Both caches take turns, batch by batch.
+
+    Args:
+        count: prompts.
+        model: default the bundled one.
 
     Returns:
-        Canvas tokens per second of each, their ratio (dual over none), accuracies (per cent) and the difference.
+        Canvas tokens per second of each, their ratio (dual over none), accuracies in per cent with Wilson intervals,
+        and the difference in points with its paired bootstrap interval and McNemar's p.
     """
-    model = load_model("tiny")
+    model = load_model("tiny") if model is None else model
     assert model.tokenizer is not None
-    chosen = samples("lines", "test", count, seed=7)
+    chosen = samples("lines", "test", count, SEED)
     prompts = [model.tokenizer.encode_prompt(few_shot(sample, min_tokens=LEAST_PROMPT)) for sample in chosen]
-    out: dict[str, float] = {"prompt tokens, least": float(min(map(len, prompts)))}
-    for cache in ("none", "dual"):
-        config = GenerationConfig(max_new_tokens=CELLS, block_length=16, early_stop=False)
-        sampler = DiffusionSampler(model, TopK(k=1), cache=cache, config=config)
-        sampler.generate(prompts[0])  # warm-up
-        began = time.perf_counter()
-        result = sampler.generate(prompts)
-        seconds = time.perf_counter() - began
-        assert result.texts is not None
-        right = sum(score(sample, text) for sample, text in zip(chosen, result.texts, strict=True))
-        out[f"{cache} tokens/s"] = sum(result.canvas_tokens) / seconds
+    caches = ("none", "dual")
+    speed = dict(zip(caches, _speeds(model, prompts[:TIMED], caches), strict=True))
+    none, dual = (_records(model, chosen, prompts, cache) for cache in caches)
+    out: dict[str, float | None] = {"prompts": count, "prompt tokens, least": float(min(map(len, prompts)))}
+    for cache, records in zip(caches, (none, dual), strict=True):
+        right = sum(record["correct"] for record in records)
+        out[f"{cache} tokens/s"] = speed[cache]
         out[f"{cache} accuracy"] = 100 * right / count
-    out["ratio"] = out["dual tokens/s"] / out["none tokens/s"]
-    out["points"] = out["dual accuracy"] - out["none accuracy"]
-    return out
+        out[f"{cache} accuracy, low"], out[f"{cache} accuracy, high"] = (100 * x for x in wilson(right, count))
+    out["ratio"] = speed["dual"] / speed["none"]
+    found = paired(dual, none)
+    for name, field in (
+        ("points", "difference"),
+        ("points, low", "difference_low"),
+        ("points, high", "difference_high"),
+    ):
+        out[name] = None if found[field] is None else 100 * found[field]
+    return {**out, "gained": found["gained"], "lost": found["lost"], "mcnemar p": found["mcnemar_p"]}
+
+
+def _speeds(model: DenoisingModel, prompts: Sequence[Sequence[int]], caches: Sequence[str]) -> list[float]:
+    """Canvas tokens per second of each cache."""
+    config = GenerationConfig(max_new_tokens=CELLS, block_length=BLOCK, early_stop=False)
+    samplers = [DiffusionSampler(model, TopK(k=1), cache=cache, config=config) for cache in caches]
+    for sampler in samplers:
+        sampler.generate(prompts[:1])  # warm-up
+    tokens, seconds = [0] * len(caches), [0.0] * len(caches)
+    for first in range(0, len(prompts), ROWS):
+        for at, sampler in enumerate(samplers):
+            result = sampler.generate(prompts[first : first + ROWS])
+            tokens[at] += sum(result.canvas_tokens)
+            seconds[at] += result.seconds
+    return [count / spent for count, spent in zip(tokens, seconds, strict=True)]
+
+
+def _records(
+    model: DenoisingModel, chosen: Sequence[Sample], prompts: Sequence[Sequence[int]], cache: str
+) -> list[dict[str, Any]]:
+    """Which prompts are answered right."""
+    config = GenerationConfig(max_new_tokens=CELLS, block_length=BLOCK)
+    sampler = DiffusionSampler(model, TopK(k=1), cache=cache, config=config)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    records = {}
+    for first in range(0, len(prompts), ROWS):
+        rows = by_length[first : first + ROWS]
+        result = sampler.generate([prompts[i] for i in rows])
+        assert result.texts is not None
+        for i, text in zip(rows, result.texts, strict=True):
+            right = int(score(chosen[i], text))
+            records[i] = {"task": "lines", "seed": SEED, "sample": i, "correct": right}
+    return [records[i] for i in range(len(prompts))]

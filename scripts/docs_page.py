@@ -1,0 +1,47 @@
+"""Measured tables in pages: written between markers, so that the prose around them stays."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+
+def put(page: Path, name: str, lines: Sequence[str]) -> None:
+    """Replace what stands between ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+
+    Args:
+        page: a Markdown file.
+        name: of the markers; each must be there once.
+        lines: the new contents.
+
+    Raises:
+        SystemExit: the page lacks a marker, or has it twice.
+    """
+    text = page.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise SystemExit(f"{page} needs the lines '{begin}' and '{end}' once each, in this order.")
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    page.write_text("\n".join([head + begin, "", *lines, "", end + tail]), encoding="utf-8")
+
+
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+
+
+def machine() -> str:
+    """The machine and the versions in words."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = named[0] if named else name
+    return (
+        f"{os.cpu_count()} cores of {name}, {platform.system()}, Python {platform.python_version()}, "
+        f"torch {version('torch')}"
+    )
