@@ -54,11 +54,15 @@ def estimate_memory(
     rows = rows * (2 if guidance else 1)
     weights = shape.itemsize * (shape.trunk + 2 * shape.head + (2 * shape.layers + 1) * shape.width)
     kv = 0 if cache == "none" else shape.kv_bytes * rows * (slots + 1)
-    # The widest forward: whole rows, or all drafts of a block; the MLP's two halves and the residual live together.
+    # The widest forward: whole rows, or all drafts of a block.
     tokens = rows * max(slots * (drafts if cache == "none" else 1), block * drafts)
-    per_token = max(4 * shape.width + 2 * shape.kv_width, 2 * shape.width + 3 * shape.inner)
+    # What one layer holds at once, in its MLP: the residual stream and its increment, old and new, both norms'
+    # outputs, queries, keys, values, and the MLP's two halves, their gate and their product. Before that, in its
+    # attention, queries and keys are rotated in fp32.
+    mlp = shape.itemsize * (6 * shape.width + 2 * shape.kv_width + 4 * shape.inner)
+    attention = shape.itemsize * (5 * shape.width + 2 * shape.kv_width) + 4 * 3 * (shape.width + shape.kv_width)
     logits = min(rows * block * drafts * shape.vocabulary, CHUNK_ELEMENTS + shape.vocabulary) * (4 + shape.itemsize)
-    return MemoryEstimate(weights, kv, tokens * per_token * max(shape.itemsize, 4) + logits)
+    return MemoryEstimate(weights, kv, tokens * max(mlp, attention) + logits)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from dllm_decode import DiffusionSampler, DllmError, GenerationConfig
 from dllm_decode.cache import KVCache
 from dllm_decode.cli import main
 from dllm_decode.estimate import estimate_memory
+from dllm_decode.models import LLaDA, LLaDAConfig, NativeModel
 from dllm_decode.roofline import Machine, Shape
 from tests.dllm_decode.tiny import tiny
 
@@ -23,6 +26,28 @@ def test_weights_and_cache_are_what_is_really_taken(family):
     assert estimate_memory(shape, 3, 40, 8, "none").cache == 0
     assert estimate_memory(shape, 3, 40, 8, "dual", guidance=True).cache == 2 * needs.cache
     assert needs.total == needs.weights + needs.cache + needs.workspace
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize(("width", "inner", "rows", "slots"), [(128, 256, 4, 160), (64, 64, 1, 512), (64, 320, 2, 90)])
+def test_the_estimate_is_what_the_tensors_take(cache, width, inner, rows, slots):
+    torch.manual_seed(0)
+    settings = LLaDAConfig(
+        d_model=width, n_layers=2, n_heads=2, mlp_hidden_size=inner, vocab_size=64, embedding_size=64,
+        max_sequence_length=512, mask_token_id=63,
+    )  # fmt: skip
+    model = NativeModel(LLaDA(settings), mask_id=63, name="random")
+    config = GenerationConfig(max_new_tokens=16, block_length=16, early_stop=False)
+    sampler = DiffusionSampler(model, "topk:k=8", cache=cache, config=config)
+    prompts = [[1] * (slots - 16)] * rows
+    sampler.generate(prompts)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        sampler.generate(prompts)
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    peak = max(accumulate(change for _, change in changes))
+    needs = estimate_memory(Shape.of(settings, 4), rows, slots, 16, cache)
+    assert 0.99 * peak <= needs.cache + needs.workspace <= 1.4 * peak
 
 
 def test_full_size_figures_of_the_specification():
