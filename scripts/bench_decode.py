@@ -29,7 +29,7 @@ from rich.table import Table
 
 from dllm_decode.roofline import Machine, Shape
 from scripts.bench import gpu as gpu_bench
-from scripts.bench import gpu_runs
+from scripts.bench import gpu_page, gpu_runs
 from scripts.bench.bundled import bundled_rows
 from scripts.bench.grow import NAME as GROWTH_NAME
 from scripts.bench.grow import plot_growth
@@ -135,13 +135,16 @@ def gpu_table(
     batches: list[int] | None,
     pattern: Path | None,
     as_json: bool,
+    docs: Path | None,
 ) -> list[str]:
-    """Measure on a GPU, print, and return the missed bars."""
+    """Measure on a GPU, print, write to the page, and return the missed bars."""
     unknown = [name for name in families or [] if name not in gpu_bench.FAMILIES]
     if unknown:
         raise typer.BadParameter(f"there is no family {unknown[0]!r}; use {' or '.join(gpu_bench.FAMILIES)}.")
     if not dry_run and not torch.cuda.is_available():
         raise typer.BadParameter("--gpu needs a CUDA device; without one, --gpu --dry-run checks that the code runs.")
+    if dry_run and docs is not None:
+        raise typer.BadParameter("a dry run's figures mean nothing, so --docs would write nonsense; leave it out.")
     plan = gpu_bench.Plan(torch.device("cpu" if dry_run else "cuda:0"))
     plan = plan.shrunken() if dry_run else plan
     plan = replace(plan, lengths=tuple(lengths or plan.lengths), batches=tuple(batches or plan.batches))
@@ -156,12 +159,15 @@ def gpu_table(
     pace = gpu_runs.recorded_pace(pattern, plan.block)
     runs = [gpu_runs.whole_run(plan, machine, name, pace) for name in chosen]
     errors = {name: gpu_runs.relative_error(plan, name) for name in chosen}
+    where = f"{gpu_page.name_of(plan.device)}, {gpu_page.versions()}"
     if as_json:
         record = {"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in runs], "errors": errors}
-        print(json.dumps({**record, "machine": asdict(machine), "versions": gpu_runs.describe(plan.device)}))
+        print(json.dumps({**record, "machine": asdict(machine), "versions": where}))
     else:
-        gpu_runs.show(rows, runs, errors, machine, plan)
-    return gpu_runs.missed(rows, runs, errors)
+        gpu_runs.show(rows, runs, errors, machine, plan, where)
+    if docs is not None:
+        gpu_page.write(docs, rows, runs, errors, plan.device)
+    return gpu_page.missed(rows, runs, errors)
 
 
 def main(
@@ -191,7 +197,7 @@ def main(
     """Measure; see the module's own text."""
     torch.set_num_threads(threads)
     if gpu:
-        sentences = gpu_table(dry_run, textbook, family, length, batch, pattern, as_json)
+        sentences = gpu_table(dry_run, textbook, family, length, batch, pattern, as_json, docs)
         for sentence in sentences if check else []:
             print(sentence, file=sys.stderr)
         raise typer.Exit(1 if check and sentences else 0)

@@ -5,20 +5,23 @@ The dry run goes through the same code on the CPU with shrunken shapes; its figu
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
+from dllm_decode.errors import CacheError
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from dllm_decode.roofline import Machine, Shape
 from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.score import ScoreRule, score
 from samplers import Policy, TopK
+from samplers.contract import Forecast
+from scripts.bench.clock import Clock, walls
 from scripts.bench.measure import machine_rates, middle
 from scripts.bench.textbook import Textbook
 
@@ -58,7 +61,7 @@ class GpuRow:
 
     Attributes:
         name: family, cache, kind of forward. ``length``, ``batch``: N and B.
-        ms: median over the loop, policy included. ``model_ms``: of it from the upload to the download of a forward.
+        ms: median over the loop, policy included. ``model_ms``: the same forward alone, upload to download.
         textbook_ms, floor_ms: the textbook loop, and what the formulas allow.
         score_ms: the score kernel alone on one step's logits. ``peak``: memory; ``needed``: weights and cache.
     """
@@ -76,8 +79,11 @@ class GpuRow:
 
     @property
     def sampler_percent(self) -> float | None:
-        """Share of a step that is not the model: everything outside the forward, and the score kernel."""
-        return None if self.score_ms is None else 100 * (self.ms - self.model_ms + self.score_ms) / self.ms
+        """Share of a step that is not the model: what the loop adds to the bare forward, and the score kernel.
+
+        Where the next step begins while the policy decides, the loop adds only what that does not hide.
+        """
+        return None if self.score_ms is None else 100 * (max(0.0, self.ms - self.model_ms) + self.score_ms) / self.ms
 
 
 def sync(device: torch.device) -> None:
@@ -90,12 +96,7 @@ def seconds(call: Callable[[], object], device: torch.device, repeats: int = 20)
     """Times of a call, by events on a GPU."""
     call()
     if device.type != "cuda":
-        out = []
-        for _ in range(3):
-            began = time.perf_counter()
-            call()
-            out.append(time.perf_counter() - began)
-        return out
+        return walls(call, 3)
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
     for before, after in marks:
         before.record()
@@ -116,8 +117,8 @@ def rates(plan: Plan) -> Machine:
     return Machine(flops, 2.0 * big.nbytes / min(seconds(lambda: out.copy_(big), plan.device)))
 
 
-def random_model(family: str, plan: Plan) -> NativeModel:
-    """Random weights of the family's published shape, made on the device; the mask's head row is zero."""
+def config_of(family: str, plan: Plan) -> LLaDAConfig | DreamConfig:
+    """LLaDA-8B's and Dream-7B's published shapes, or the dry run's."""
     llada, dream = LLaDAConfig(mask_token_id=126336), DreamConfig(
         vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
         num_key_value_heads=4, max_position_embeddings=131072, rope_theta=1e6, mask_token_id=151666,
@@ -128,60 +129,32 @@ def random_model(family: str, plan: Plan) -> NativeModel:
             vocab_size=512, hidden_size=56, intermediate_size=96, num_hidden_layers=2, num_attention_heads=14,
             num_key_value_heads=2, mask_token_id=511,
         )  # fmt: skip
+    return llada if family == "llada" else dream
+
+
+def kinds_of(plan: Plan, length: int, cache: str) -> tuple[tuple[str, int, int], ...]:
+    """The two kinds of forward, each with the tokens and the scored cells of a row on average."""
+    # With the prefix cache the second block's window is one block shorter than the first's.
+    window = plan.suffix - plan.block // 2 if cache == "prefix" else plan.block
+    # Over its steps a block has on average half its masks left.
+    return ("opening", length, plan.block), ("step", window, plan.block // 2)
+
+
+def random_model(family: str, plan: Plan) -> NativeModel:
+    """Random weights of the family's shape, made on the device; the mask's head row is zero."""
+    config = config_of(family, plan)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(plan.dtype)
         with torch.device(plan.device):
-            module: LLaDA | Dream = LLaDA(llada) if family == "llada" else Dream(dream)
+            module: LLaDA | Dream = LLaDA(config) if isinstance(config, LLaDAConfig) else Dream(config)
     finally:
         torch.set_default_dtype(before)
     mask_id = module.config.mask_token_id
     with torch.no_grad():
-        module.get_output_embeddings().weight[mask_id] = 0  # type: ignore[union-attr, operator]
+        module.get_output_embeddings().weight[mask_id] = 0  # type: ignore[operator]
     return NativeModel(module, mask_id=mask_id, name=f"random {family}")
-
-
-class Enough(Exception):
-    """Stops a run that has been measured long enough."""
-
-
-@dataclass
-class Clock:
-    """When each forward of a run began, and how long the model had taken by then."""
-
-    marks: list[tuple[float, float, bool]]
-    most: int
-
-    @contextmanager
-    def on(self, sampler: DiffusionSampler, prompts: list[list[int]]) -> Iterator[None]:
-        """Run the prompts until ``most`` forwards have begun."""
-        run = sampler._begin(prompts, None, sampler.config)  # type: ignore[arg-type]
-        forwarder = run.forwarder
-        predict = forwarder.predict
-
-        def timed(group: object, ids: Tensor, view: object, query: object, opening: Tensor) -> object:
-            # A forward ends with the download of its scores: between two beginnings lies all of a step.
-            self.marks.append((time.perf_counter(), forwarder.seconds, bool(opening.all())))
-            if len(self.marks) > self.most:
-                raise Enough
-            return predict(group, ids, view, query, opening)  # type: ignore[arg-type]
-
-        forwarder.predict = timed  # type: ignore[method-assign, assignment]
-        try:
-            for _ in run.steps():
-                pass
-        except Enough:
-            pass
-        else:
-            self.marks.append((time.perf_counter(), forwarder.seconds, False))
-        yield
-
-    def steps(self, opening: bool) -> tuple[list[float], list[float]]:
-        """Seconds of each step of a kind, and of the model in it."""
-        pairs = zip(self.marks, self.marks[1:], strict=False)
-        both = [(b[0] - a[0], b[1] - a[1]) for a, b in pairs if a[2] == opening]
-        return [x[0] for x in both], [x[1] for x in both]
 
 
 def prompts_of(model: NativeModel, length: int, batch: int) -> list[list[int]]:
@@ -192,16 +165,22 @@ def prompts_of(model: NativeModel, length: int, batch: int) -> list[list[int]]:
 
 
 def time_steps(
-    model: NativeModel, plan: Plan, length: int, batch: int, cache: str, policy: Policy, most: int
+    model: NativeModel,
+    plan: Plan,
+    length: int,
+    batch: int,
+    cache: str,
+    policy: Policy,
+    most: int,
+    forecast: Callable[[Rows], Forecast] | None = None,
 ) -> Clock:
     """Decode two blocks' worth of forwards; the first run of a shape compiles and records, the second counts."""
     prompts = prompts_of(model, length - plan.suffix, batch)
     config = GenerationConfig(max_new_tokens=plan.suffix, block_length=plan.block, early_stop=False)
     sampler = DiffusionSampler(model, policy, cache=cache, config=config)
     for _ in range(2):
-        clock = Clock([], most)
-        with clock.on(sampler, prompts):
-            pass
+        clock = Clock(most)
+        clock.run(sampler, prompts, forecast)
     return clock
 
 
@@ -215,7 +194,9 @@ def time_textbook(
         if 20 * logits + 3 * model.cache_bytes(batch, length) > 0.9 * free:
             return None
     book = Textbook(model.module, model.mask_id)
-    start, openings, steps = length - plan.suffix, [], []
+    start = length - plan.suffix
+    openings: list[float] = []
+    steps: list[float] = []
     for _ in range(2):
         rows = torch.full((batch, length), model.mask_id, device=plan.device)
         rows[:, :start] = torch.tensor(prompts_of(model, start, batch), device=plan.device)
@@ -236,41 +217,44 @@ def time_score(model: NativeModel, plan: Plan, cells: int) -> float:
 
 
 def step_rows(plan: Plan, machine: Machine, families: Sequence[str], textbook: bool) -> Iterator[GpuRow]:
-    """The table, one shape after the other."""
-    k = max(1, plan.block // 8)
+    """The table, one shape after the other; shapes that do not fit are left out, and said so."""
     for family in families:
         model = random_model(family, plan)
-        shape = Shape.of(model.module.config, plan.dtype.itemsize)
-        weights = sum(p.nbytes for p in model.module.parameters())
         for length in plan.lengths:
             for batch in plan.batches:
                 for cache in ("prefix", "dual"):
-                    if plan.device.type == "cuda":
-                        torch.cuda.reset_peak_memory_stats(plan.device)
-                    clock = time_steps(model, plan, length, batch, cache, TopK(k=k), 2 * plan.block // k)
-                    peak = None
-                    if plan.device.type == "cuda":
-                        peak = torch.cuda.max_memory_allocated(plan.device) / 2**30
-                    book = time_textbook(model, plan, length, batch, cache, k) if textbook else None
-                    needed = (weights + model.cache_bytes(batch, length)) / 2**30
-                    masks = plan.block // 2  # mean masks left in a block over its steps
-                    for kind, tokens, heads in (
-                        ("opening", length, plan.block),
-                        # With the prefix cache the second block's window is one block shorter than the first's.
-                        ("step", plan.suffix - plan.block // 2 if cache == "prefix" else plan.block, masks),
-                    ):
-                        times, inside = clock.steps(kind == "opening")
-                        theirs = None if book is None else middle(book[kind == "step"])
-                        yield GpuRow(
-                            f"{family}, {cache}, {kind}",
-                            length,
-                            batch,
-                            middle(times),
-                            middle(inside),
-                            theirs,
-                            1e3 * shape.floor(machine, batch, tokens, length, heads, cached=True),
-                            time_score(model, plan, batch * heads),
-                            peak,
-                            needed,
-                        )
+                    try:
+                        yield from _rows_of(model, family, plan, machine, length, batch, cache, textbook)
+                    except (CacheError, torch.OutOfMemoryError):
+                        if plan.device.type == "cuda":
+                            torch.cuda.empty_cache()
+                        print(f"{family}, {cache}, N={length}, B={batch}: does not fit, left out", file=sys.stderr)
         del model
+
+
+def _rows_of(
+    model: NativeModel, family: str, plan: Plan, machine: Machine, length: int, batch: int, cache: str, textbook: bool
+) -> Iterator[GpuRow]:
+    """Opening and step of one shape."""
+    k, on_gpu = max(1, plan.block // 8), plan.device.type == "cuda"
+    shape = Shape.of(model.module.config, plan.dtype.itemsize)
+    weights = sum(p.nbytes for p in model.module.parameters())
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(plan.device)
+    clock = time_steps(model, plan, length, batch, cache, TopK(k=k), 2 * plan.block // k)
+    peak = torch.cuda.max_memory_allocated(plan.device) / 2**30 if on_gpu else None
+    book = time_textbook(model, plan, length, batch, cache, k) if textbook else None
+    for kind, tokens, heads in kinds_of(plan, length, cache):
+        opening = kind == "opening"
+        yield GpuRow(
+            name=f"{family}, {cache}, {kind}",
+            length=length,
+            batch=batch,
+            ms=middle(clock.steps(opening)),
+            model_ms=middle(clock.bare[opening]),
+            textbook_ms=None if book is None else middle(book[0 if opening else 1]),
+            floor_ms=1e3 * shape.floor(machine, batch, tokens, length, heads, cached=True),
+            score_ms=time_score(model, plan, batch * heads),
+            peak=peak,
+            needed=(weights + model.cache_bytes(batch, length)) / 2**30,
+        )

@@ -1,11 +1,9 @@
-"""Whole runs on a GPU at the pace of a recorded one, the error of bf16, and the bars of it all."""
+"""Whole runs on a GPU at the pace of a recorded one, the error of bf16, and the tables on the terminal."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
 from dllm_decode.models import ForwardInput, NativeModel, load_model
 from dllm_decode.roofline import Machine, Shape
@@ -20,11 +19,8 @@ from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks import few_shot, samples
 from dllm_decode.trace import Trace, load_traces
 from samplers import Decision, Policy, Prediction, View, top
-from samplers.contract import Memory
+from samplers.contract import Forecast, Memory
 from scripts.bench.gpu import GpuRow, Plan, prompts_of, random_model, time_steps
-
-STEP_BAR, STEP_SPEEDUP, OPENING_BAR = 1.35, 5.0, 1.3
-RUN_BAR, SAMPLER_BAR, ERROR_BAR, MEMORY_BAR, SPARE_GIB = 0.75, 3.0, 2e-2, 1.1, 1.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,24 @@ class Paced(Policy):
 
     counts: tuple[tuple[int, ...], ...] = ((1,),)
 
-    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
-        """What is left after the recorded forwards goes with the last."""
+    @property
+    def forecast(self) -> Forecast:
+        """Of the first forward; ``forecast_of`` of each."""
+        return "top", self.counts[0][0]
+
+    def forecast_of(self, rows: Rows) -> Forecast:
+        """What a forward of one row will commit: as sure as a threshold is of what lies above it."""
+        return "top", int(self.quota(rows.block_index, rows.block_step)[0])
+
+    def quota(self, block: Tensor, step: Tensor) -> Tensor:
+        """Long ``[B]``: cells to commit; what is left after the recorded forwards goes with the last."""
         wide = max(map(len, self.counts))
         table = torch.tensor([[*c, *[10**6] * (wide + 1 - len(c))] for c in self.counts])
-        quota = table[view.block_index % len(self.counts), view.block_step.clamp(max=wide)].clamp(min=1)
-        write = top(prediction.confidence, prediction.open, quota)
+        return table[block % len(self.counts), step.clamp(max=wide)].clamp(min=1)
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
+        """The most confident cells."""
+        write = top(prediction.confidence, prediction.open, self.quota(view.block_index, view.block_step))
         return Decision(write, prediction.token, order=-prediction.confidence), memory
 
 
@@ -79,12 +87,16 @@ def recorded_pace(path: Path | None, block: int) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True)
 class RunRow:
-    """A whole run: forwards per second, and what the formulas allow for the same forwards."""
+    """A whole run: forwards per second, and what the formulas allow for the same forwards.
+
+    ``discarded``: steps that were begun ahead for nothing, beside these forwards.
+    """
 
     name: str
     forwards: int
     per_second: float
     allowed: float
+    discarded: int = 0
 
     @property
     def share(self) -> float:
@@ -97,14 +109,16 @@ def whole_run(plan: Plan, machine: Machine, family: str, pace: tuple[tuple[int, 
     model = random_model(family, plan)
     shape = Shape.of(model.module.config, plan.dtype.itemsize)
     length = plan.prompt + plan.suffix
-    clock = time_steps(model, plan, length, 1, "dual", Paced(pace), most=10**6)
-    kinds = [opening for _, _, opening in clock.marks[:-1]]
+    policy = Paced(pace)
+    clock = time_steps(model, plan, length, 1, "dual", policy, most=10**6, forecast=policy.forecast_of)
+    kinds = [opening for _, opening in clock.marks[:-1]]
     floors = [
         shape.floor(machine, 1, length if opening else plan.block, length, plan.block // 2, cached=True)
         for opening in kinds
     ]
     spent = clock.marks[-1][0] - clock.marks[0][0]
-    return RunRow(f"{family}, whole run, B=1, N={length}", len(kinds), len(kinds) / spent, len(kinds) / sum(floors))
+    name = f"{family}, whole run, B=1, N={length}"
+    return RunRow(name, len(kinds), len(kinds) / spent, len(kinds) / sum(floors), clock.discarded)
 
 
 @torch.no_grad()
@@ -125,42 +139,15 @@ def relative_error(plan: Plan, family: str) -> float:
     return float((low - high).norm() / high.norm())
 
 
-def missed(rows: Sequence[GpuRow], runs: Sequence[RunRow], errors: dict[str, float]) -> list[str]:
-    """One sentence per bar that was measured and missed."""
-    out = []
-    for row in rows:
-        over = row.ms / row.floor_ms
-        where = f"{row.name}, N={row.length}, B={row.batch}"
-        if row.name.endswith("dual, step") and row.batch == 1 and row.length == 1024 and over > STEP_BAR:
-            out.append(f"{where}: {over:.2f}x its floor, the bar is {STEP_BAR}x.")
-        if row.name.endswith("opening") and over > OPENING_BAR:
-            out.append(f"{where}: {over:.2f}x its floor, the bar is {OPENING_BAR}x.")
-        if row.name.endswith("dual, step") and row.batch == 1 and row.textbook_ms is not None:
-            faster = row.textbook_ms / row.ms
-            if faster < STEP_SPEEDUP:
-                out.append(f"{where}: {faster:.1f}x the textbook loop, the bar is {STEP_SPEEDUP}x.")
-        if row.sampler_percent is not None and row.sampler_percent > SAMPLER_BAR:
-            out.append(f"{where}: the sampler takes {row.sampler_percent:.1f} % of it, the bar is {SAMPLER_BAR:g} %.")
-        if row.peak is not None and row.peak > MEMORY_BAR * (row.needed + SPARE_GIB):
-            out.append(
-                f"{where}: {row.peak:.1f} GiB at most, the bar is {MEMORY_BAR * (row.needed + SPARE_GIB):.1f} GiB."
-            )
-    out += [
-        f"{run.name}: {run.share:.2f} of the forwards per second that the formulas allow, the bar is {RUN_BAR}."
-        for run in runs
-        if run.share < RUN_BAR
-    ]
-    return out + [
-        f"{family}: bf16 logits are {error:.1e} from fp32's, the bar is {ERROR_BAR:g}."
-        for family, error in errors.items()
-        if error > ERROR_BAR
-    ]
-
-
 def show(
-    rows: Sequence[GpuRow], runs: Sequence[RunRow], errors: dict[str, float], machine: Machine, plan: Plan
+    rows: Sequence[GpuRow],
+    runs: Sequence[RunRow],
+    errors: dict[str, float],
+    machine: Machine,
+    plan: Plan,
+    where: str,
 ) -> None:
-    """Print the tables."""
+    """Print the tables; ``where`` = the machine and the versions in words."""
     console = Console(width=150)
     table = Table(title="decoding steps (median)" + (", dry run: the figures mean nothing" if plan.dry else ""))
     columns = (
@@ -188,23 +175,11 @@ def show(
     for run in runs:
         console.print(
             f"{run.name}: {run.forwards} forwards, {run.per_second:.1f} per second, the formulas allow "
-            f"{run.allowed:.1f}: {run.share:.2f}"
+            f"{run.allowed:.1f}: {run.share:.2f} ({run.discarded} more begun ahead and thrown away)"
         )
     for family, error in errors.items():
         console.print(f"{family}: relative error of the logits in {plan.dtype} against fp32: {error:.1e}")
     console.print(
         f"this machine: {machine.flops / 1e12:.3g} TFLOP/s in {str(plan.dtype).removeprefix('torch.')}, "
-        f"{machine.bandwidth / 1e12:.3g} TB/s copy; {describe(plan.device)}"
+        f"{machine.bandwidth / 1e12:.3g} TB/s copy; {where}"
     )
-
-
-def describe(device: torch.device) -> str:
-    """The machine and the versions in words."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    found = []
-    for package in ("torch", "triton", "flash-attn"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"no {package}")
-    return ", ".join([name, *found])

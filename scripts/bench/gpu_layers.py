@@ -1,0 +1,158 @@
+"""One layer's fused parts on a GPU: our Triton kernels next to torch and torch.compile, every attention back end.
+
+    python -m scripts.bench.gpu_layers                            # the table
+    python -m scripts.bench.gpu_layers --docs docs/performance.md # and into the page
+    python -m scripts.bench.gpu_layers --dry-run                  # the same code on the CPU, shrunken
+
+What decides between Triton and torch.compile, and between the back ends of the ladder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+
+from dllm_decode import kernels
+from dllm_decode.attention import BACKENDS, AttentionCase, Backend
+from dllm_decode.cache import KVCache
+from dllm_decode.models import ForwardInput
+from dllm_decode.models.layers import rotary_tables
+from dllm_decode.roofline import Machine, Shape
+from scripts.bench.gpu import FAMILIES, Plan, config_of, rates, seconds
+from scripts.bench.gpu_page import name_of, versions
+from scripts.bench.measure import middle
+from scripts.docs_page import markdown_table, put
+
+#: Bytes of keys and values to go through before the first come again: several times a GPU's level-2 cache.
+FLUSHED = 1 << 29
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """Milliseconds of one part of one layer, done in one way; ``floor_ms`` is the bytes it must move."""
+
+    what: str
+    shape: str
+    way: str
+    ms: float
+    floor_ms: float
+
+
+def normed(x: Tensor, delta: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What the kernel replaces, as the model's own lines have it."""
+    total = x + delta
+    return total, F.rms_norm(total.float(), weight.shape, None, 1e-5).to(x.dtype) * weight
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """Likewise."""
+    return F.silu(gate) * up
+
+
+def elementwise_rows(plan: Plan, machine: Machine, tokens: tuple[int, ...]) -> Iterator[LayerRow]:
+    """RMSNorm with residual, and the SiLU gate."""
+    for family in FAMILIES:
+        shape = Shape.of(config_of(family, plan), plan.dtype.itemsize)
+        for many in tokens:
+            for what, width, passes in (("residual and norm", shape.width, 4), ("gate", shape.inner, 3)):
+                x, y = (torch.randn(many, width, device=plan.device, dtype=plan.dtype) for _ in range(2))
+                weight = torch.ones(width, device=plan.device, dtype=plan.dtype)
+                plain = partial(normed, x, y, weight) if passes == 4 else partial(gated, x, y)
+                ways: dict[str, Callable[[], object]] = {"torch": plain}
+                if kernels.unusable(plan.device, plan.dtype) is None:
+                    from dllm_decode.kernels import elementwise
+
+                    norm = partial(elementwise.add_norm, x, y, weight, 1e-5)
+                    ways["triton"] = norm if passes == 4 else partial(elementwise.gated, x, y)
+                if plan.device.type == "cuda":
+                    ways["torch.compile"] = partial(torch.compile(plain.func, dynamic=False), *plain.args)
+                floor = passes * x.nbytes / machine.bandwidth
+                for way, call in ways.items():
+                    spent = middle(seconds(call, plan.device))
+                    yield LayerRow(f"{family}, {what}", f"{many} x {width}", way, spent, 1e3 * floor)
+
+
+def attention_rows(plan: Plan, machine: Machine) -> Iterator[LayerRow]:
+    """A dual block step's attention of one layer, rotation and cache write included, by every back end that can."""
+    for family in FAMILIES:
+        shape = Shape.of(config_of(family, plan), plan.dtype.itemsize)
+        size = shape.width // shape.heads
+        for length in plan.lengths:
+            for batch in plan.batches:
+                held = shape.kv_bytes // shape.layers * batch * length
+                # Layer after layer, so that no call finds its keys in the GPU's own cache.
+                layers = 1 if plan.dry else max(1, FLUSHED // held)
+                cache = KVCache(
+                    layers=layers, rows=batch, kv_heads=shape.kv_heads, slots=length, head_dim=size, dtype=plan.dtype,
+                    device=plan.device,
+                )  # fmt: skip
+                case, projections = block_step(plan, shape, batch, length, cache)
+                for name, backend in BACKENDS.items():
+                    if backend.supports(case, plan.dtype, plan.device) is None:
+                        turn = count()
+                        call = partial(attend_next, backend, projections, case, turn, layers)
+                        spent = middle(seconds(call, plan.device))
+                        where = f"N={length}, B={batch}"
+                        yield LayerRow(f"{family}, attention", where, name, spent, 1e3 * held / machine.bandwidth)
+
+
+def block_step(
+    plan: Plan, shape: Shape, batch: int, length: int, cache: KVCache
+) -> tuple[AttentionCase, tuple[Tensor, ...]]:
+    """What a dual step asks of attention, for the last block of each row: case, then q, k, v, cosines and sines."""
+    positions = torch.arange(length - plan.block, length, device=plan.device).expand(batch, -1).contiguous()
+    full = torch.full((batch,), length, device=plan.device)
+    inp = ForwardInput(torch.zeros_like(positions), positions, torch.full_like(full, plan.block), full, cache=cache)
+    size = shape.width // shape.heads
+    heads = (shape.heads, shape.kv_heads, shape.kv_heads)
+    qkv = (torch.randn(batch, plan.block, n, size, device=plan.device, dtype=plan.dtype) for n in heads)
+    case = AttentionCase.of(inp, shape.heads, shape.kv_heads, size)
+    return case, (*qkv, *rotary_tables(positions, size, 5e5))
+
+
+def attend_next(
+    backend: Backend, projections: tuple[Tensor, ...], case: AttentionCase, turn: Iterator[int], layers: int
+) -> None:
+    """One layer's attention, over the next layer's cache."""
+    backend.mix(*projections, case, next(turn) % layers)  # type: ignore[call-arg, arg-type]
+
+
+def lines(rows: list[LayerRow]) -> list[str]:
+    """A Markdown table."""
+    body = [[r.what, r.shape, r.way, f"{r.ms:.4f}", f"{r.floor_ms:.4f}"] for r in rows]
+    return markdown_table(("part of a layer", "shape", "way", "ms", "floor ms"), body)
+
+
+@torch.no_grad()
+def main(
+    dry_run: Annotated[bool, typer.Option(help="Shrunken shapes on the CPU; the figures mean nothing.")] = False,
+    docs: Annotated[Path | None, typer.Option(help="Page to write the table into, between its markers.")] = None,
+) -> None:
+    """Measure; see the module's own text."""
+    if not dry_run and not torch.cuda.is_available():
+        raise typer.BadParameter("this needs a CUDA device; without one, --dry-run checks that the code runs.")
+    if dry_run and docs is not None:
+        raise typer.BadParameter("a dry run's figures mean nothing, so --docs would write nonsense; leave it out.")
+    plan = Plan(torch.device("cpu" if dry_run else "cuda:0"))
+    plan = plan.shrunken() if dry_run else plan
+    machine = rates(plan)
+    tokens = (2, 8) if dry_run else (32, 256, 1024, 8192)
+    rows = [*elementwise_rows(plan, machine, tokens), *attention_rows(plan, machine)]
+    print(*lines(rows), sep="\n")
+    if docs is not None:
+        where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."
+        put(docs, "gpu layers", [where, "", *lines(rows)])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,186 @@
+"""The GPU's benchmarks as far as a CPU can check them: dry runs, floors, bars, pages."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from dllm_decode.ahead import Lookahead
+from dllm_decode.graphs import StepGraphs
+from dllm_decode.models import NativeModel
+from dllm_decode.roofline import Machine, Shape
+from scripts import bench_decode
+from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs
+from scripts.bench.gpu import GpuRow, Plan
+from scripts.bench.gpu_page import BARS, H200
+from scripts.bench.gpu_runs import Paced, RunRow
+from tests.dllm_decode.test_graphs import Repeater
+
+CPU = torch.device("cpu")
+DRY = replace(Plan(CPU).shrunken(), lengths=(40,), batches=(1,), block=4, suffix=12, prompt=20)
+
+
+def run(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(bench_decode.main)
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "expected"),  # B=1, 8 and 32
+    [("llada", "dual step", (3.62, 4.87, 19.46)), ("llada", "opening", (18.83, 150.65, 602.59))],
+)
+def test_floors_of_an_h200(family: str, kind: str, expected: tuple[float, ...]) -> None:
+    lines = gpu_page.floor_lines(H200, Plan(CPU))
+    found = [line for line in lines if line.startswith(f"| {family}, {kind} | 1024 |")]
+    assert found == [f"| {family}, {kind} | 1024 | " + " | ".join(f"{x:.2f}" for x in expected) + " |"]
+    assert len(lines) == 2 + 2 * 3 * 3
+
+
+def test_floors_follow_the_formula() -> None:
+    # LLaDA-8B's weights are read once: 2 bytes each at 4.3 TB/s, and the cached keys of 1024 + 32 tokens.
+    shape = Shape.of(gpu.config_of("llada", Plan(CPU)), 2)
+    assert shape.trunk == pytest.approx(6.979e9, rel=1e-3) and shape.kv_bytes == 524_288
+    read = 2 * (shape.trunk + shape.head) + shape.kv_bytes * (1024 + 32)
+    assert shape.floor(H200, 1, 32, 1024, 16, cached=True) == pytest.approx(read / 4.3e12)
+
+
+def test_a_dry_run_measures_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "rates", lambda plan: Machine(1e11, 1e10))
+    monkeypatch.setattr(gpu_runs, "recorded_pace", lambda path, block: ((1, 2, 5),))
+    done = run("--gpu", "--dry-run", "--textbook", "--json", "--threads", "1", "--batch", "2")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    names = [f"{f}, {c}, {k}" for f in ("llada", "dream") for c in ("prefix", "dual") for k in ("opening", "step")]
+    assert [row["name"] for row in found["rows"]] == names
+    for row in found["rows"]:
+        assert row["ms"] > 0 and row["model_ms"] > 0 and row["textbook_ms"] > 0 and row["score_ms"] > 0
+        assert row["floor_ms"] > 0 and row["peak"] is None and row["needed"] > 0
+    floors = {row["name"]: row["floor_ms"] for row in found["rows"]}
+    assert floors["llada, dual, step"] < floors["llada, prefix, step"] < floors["llada, dual, opening"]
+    # Three blocks at a pace of 1, 2 and 5 of 8 cells: three forwards each.
+    assert [run["forwards"] for run in found["runs"]] == [9, 9]
+    assert set(found["errors"]) == {"llada", "dream"} and "torch" in found["versions"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dry-run", "--family", "mercury"), "no family 'mercury'; use llada or dream"),
+        (("--dry-run", "--length", "24"), "leaves no prompt before 24 cells"),
+        (("--dry-run", "--docs", "page.md"), "figures mean nothing"),
+    ],
+)
+def test_wrong_requests_end_in_a_sentence(options: tuple[str, ...], said: str) -> None:
+    done = run("--gpu", *options)
+    assert done.exit_code == 2 and said in " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.output).split())
+
+
+def test_whole_runs_follow_their_pace_with_steps_begun_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[NativeModel] = []
+    original = gpu.random_model
+
+    def recorded(family: str, plan: Plan) -> NativeModel:
+        model = original(family, plan)
+        model._graphs = StepGraphs(model, Repeater(), needs_kernels=False)
+        models.append(model)
+        return model
+
+    monkeypatch.setattr(gpu_runs, "random_model", recorded)
+    hits: list[float] = []
+    monkeypatch.setattr(Lookahead, "hit", lambda look, seconds: hits.append(seconds))
+    found = gpu_runs.whole_run(DRY, Machine(1e11, 1e10), "llada", ((1, 1, 2), (2, 1, 1)))
+    assert found.forwards == 9 and found.discarded == 0 and found.share > 0
+    # The run before the one that counts, and that one: three blocks of an opening, a step, and a step begun ahead.
+    assert len(models) == 1 and len(hits) == 6
+
+
+def test_paces() -> None:
+    policy = Paced(((3, 1), (1, 1, 2)))
+    block, step = torch.tensor([0, 0, 0, 1, 2]), torch.tensor([0, 1, 2, 2, 1])
+    assert policy.quota(block, step).tolist() == [3, 1, 10**6, 2, 1]
+    assert policy.forecast == ("top", 3)
+
+
+def test_shapes_that_do_not_fit_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu, "time_steps", full)
+    assert list(gpu.step_rows(DRY, Machine(1e11, 1e10), ["llada"], False)) == []
+    assert "llada, dual, N=40, B=1: does not fit, left out" in capsys.readouterr().err
+
+
+def row(name: str, ms: float, **changes: float | None) -> GpuRow:
+    fields = {"model_ms": ms, "textbook_ms": 50.0, "floor_ms": 4.0, "score_ms": 0.05, "peak": 17.0, "needed": 15.5}
+    return GpuRow(name, 1024, 1, ms, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_bars_are_judged_by_the_worst() -> None:
+    good = [row("llada, dual, step", 5.0), row("llada, dual, opening", 5.0, textbook_ms=None)]
+    runs, errors = [RunRow("llada, whole run", 48, 150.0, 190.0)], {"llada": 0.01}
+    assert gpu_page.missed(good, runs, errors) == []
+    bad = [*good, row("dream, dual, step", 11.0, model_ms=6.0, peak=19.0), row("dream, dual, opening", 5.4)]
+    said = gpu_page.missed(bad, [*runs, RunRow("dream, whole run", 48, 100.0, 190.0)], {**errors, "dream": 0.03})
+    assert [sentence.split(":")[0] for sentence in said] == [
+        "dream, dual, step, N=1024, B=1",  # times its floor
+        "dream, dual, step, N=1024, B=1",  # textbook
+        "dream, dual, opening, N=1024, B=1",
+        "dream, whole run",
+        "dream, dual, step, N=1024, B=1",  # memory
+        "dream, dual, step, N=1024, B=1",  # sampler
+        "dream",
+    ]
+    lines = gpu_page.bar_lines(bad, runs, errors, CPU)
+    assert "| at most 1.35 | 2.75 (dream, dual, step, N=1024, B=1): missed |" in lines[2]
+    assert "| at least 0.75 | 0.789 (llada, whole run): met |" in lines[5]
+
+
+def test_nothing_measured_is_said_with_its_command() -> None:
+    said = gpu_page.missed([], [], {})
+    assert len(said) == len(BARS)
+    assert said[1].endswith("not measured (run python -m scripts.bench_decode --gpu --textbook --batch 1).")
+
+
+def test_the_page_holds_what_this_code_computes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    for line in gpu_page.floor_lines(H200, Plan(CPU)):
+        assert line in text, "run python -m scripts.bench.gpu_page docs/performance.md"
+    for bar in BARS:
+        assert f"| {bar.what} | at {bar.side} {bar.limit:g} |" in text
+
+
+def test_pages_are_written(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- gpu {x}: begin -->\n<!-- gpu {x}: end -->\n" for x in ("floors", "bars")))
+    assert gpu_page.main([str(page)]) == 0 and page.read_text().count("not measured") == len(BARS)
+    gpu_page.write(page, [row("llada, dual, step", 5.0)], [RunRow("llada, whole run", 9, 1.0, 2.0, 1)], {}, CPU)
+    text = page.read_text()
+    assert "| llada, dual, step | 1024 | 1 | 5.00 | 50.00 | 4.00 | 1.25 | 1.00 | 17.00 | 15.50 |" in text
+    assert "0.5 (llada, whole run): missed" in text and "1 more were begun ahead" in text
+    assert gpu_page.main([]) == 2
+
+
+def test_parts_of_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.no_grad():
+        rows = [*gpu_layers.elementwise_rows(DRY, H200, (2,)), *gpu_layers.attention_rows(DRY, H200)]
+    ways = {r.way for r in rows if r.what == "dream, attention"}
+    assert {"sdpa", "reference"} <= ways and "flash" not in ways
+    assert {r.what for r in rows} == {
+        f"{f}, {part}" for f in ("llada", "dream") for part in ("residual and norm", "gate", "attention")
+    }
+    assert all(r.ms > 0 and r.floor_ms > 0 for r in rows)
+    # q and k of 4 heads of 16, both of 40 slots: what one step must read.
+    assert next(r.floor_ms for r in rows if r.what == "llada, attention") == pytest.approx(
+        1e3 * 2 * 64 * 4 * 40 / 4.3e12
+    )
