@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from dllm_decode.cli import app, main
-from dllm_decode.cli.train_filter import train_filter
+from dllm_decode.cli import main
 
 if __name__ == "__main__":
-    if all(command.callback is not train_filter for command in app.registered_commands):
-        app.command("train-filter")(train_filter)
     sys.exit(main(["train-filter", *sys.argv[1:]]))

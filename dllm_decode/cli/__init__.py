@@ -22,6 +22,7 @@ from dllm_decode.cli.generate import generate
 from dllm_decode.cli.lm_eval import SETTINGS, lm_eval
 from dllm_decode.cli.policies import policies
 from dllm_decode.cli.replay import replay
+from dllm_decode.cli.train_filter import train_filter
 from dllm_decode.cli.tune import tune
 from dllm_decode.cli.view import view
 from dllm_decode.errors import DllmError
@@ -76,7 +77,7 @@ def _options(
     pass
 
 
-for command in (generate, evaluate, compare, tune, policies, replay, view, demo):
+for command in (generate, evaluate, compare, tune, train_filter, policies, replay, view, demo):
     app.command()(command)
 app.command("lm-eval", context_settings=SETTINGS)(lm_eval)
 

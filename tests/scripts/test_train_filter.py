@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 import dllm_decode.models
-from dllm_decode.cli import app, main
-from dllm_decode.cli.train_filter import train_filter
+from dllm_decode.cli import main
 from dllm_decode.filter_data import asks_of_tasks
 from filters import FilterBank
 from tests.dllm_decode.answering import answering
-
-if all(command.callback is not train_filter for command in app.registered_commands):
-    app.command("train-filter")(train_filter)
 
 
 @pytest.fixture
