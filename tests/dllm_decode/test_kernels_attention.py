@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dllm_decode.attention import BACKENDS, AttentionCase
+from dllm_decode.attention import BACKENDS, LADDER, AttentionCase
 from dllm_decode.cache import KVCache
 from dllm_decode.config import GenerationConfig
 from dllm_decode.models import ForwardInput
 from dllm_decode.models.layers import rotary_tables
 from dllm_decode.sampler import DiffusionSampler
+from dllm_decode.step import upload
 from tests.dllm_decode.test_attention import HEAD_DIM, inputs
 from tests.dllm_decode.tiny import tiny
 
@@ -26,8 +27,13 @@ from dllm_decode.kernels.rotary import rotate_to_cache
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 #: largest error allowed in units of the largest value; fp32 sums in another order, the others round differently
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-DTYPES = tuple(TOLERANCE)
+TOLERANCE = {torch.float64: 2e-6, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # the kernel's
+
+
+def here(inp: ForwardInput) -> ForwardInput:
+    """On the device under test, as the engine brings it there."""
+    return inp if DEVICE.type == "cpu" else upload(inp, DEVICE)
 
 
 def projections(
@@ -47,6 +53,7 @@ def both(
     tiles: Tiles | None,
 ) -> tuple[Tensor, Tensor, KVCache | None, KVCache | None]:  # fmt: skip
     """Output `[R, Q, heads * D]` and cache of the kernel and of the reference."""
+    inp = here(inp)
     q, k, v = projections(inp, heads, kv_heads, size, dtype, seed)
     cos, sin = (x.to(table) for x in rotary_tables(inp.positions, size, 100.0))
     other = inp
@@ -62,7 +69,7 @@ def both(
 
 
 def agree(inp: ForwardInput, got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    real = torch.arange(got.shape[1], device=got.device) < inp.queries[:, None]
+    real = torch.arange(got.shape[1], device=got.device) < inp.queries[:, None].to(got.device)
     assert got.isfinite().all(), "padding holds junk, but never NaN: it would spread"
     error = (got - expected).abs()[real].max() / expected.abs()[real].max()
     assert error <= TOLERANCE[dtype], f"relative error {error:.2e}"
@@ -92,6 +99,37 @@ def test_kernel_equals_reference(
         torch.testing.assert_close(cache.data[..., :slots, :], twin.data[..., :slots, :], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("name", [name for name in LADDER if name != "reference"])
+@settings(max_examples=8)
+@given(drawn=inputs(), size=st.sampled_from([8, 32]), scattered=st.booleans())
+@torch.no_grad()
+def test_every_backend_that_runs_here_equals_reference(
+    name: str, dtype: torch.dtype, drawn: tuple[ForwardInput, int, int, int], size: int, scattered: bool
+) -> None:
+    """Rotation, cache write and attention as a layer asks for them; the flash kernels get their turn on a GPU."""
+    inp, heads, kv_heads, seed = drawn
+    outs, caches = [], []
+    for backend in (BACKENDS[name], BACKENDS["reference"]):
+        own = inp
+        if inp.cache is not None:
+            own = replace(inp, cache=held(inp.cache.rows, kv_heads, inp.cache.slots, size))
+            own = own if scattered else replace(own, rows=None)
+        own = here(own)
+        q, k, v = projections(own, heads, kv_heads, size, dtype, seed)
+        cos, sin = rotary_tables(own.positions, size, 100.0)
+        case = AttentionCase.of(own, heads, kv_heads, size)
+        if backend.supports(case, dtype, DEVICE) is not None:
+            return
+        outs.append(backend.mix(q, k, v, cos, sin, case, 1))
+        caches.append(own.cache)
+    agree(inp, outs[0], outs[1], dtype)
+    if caches[0] is not None and caches[1] is not None:
+        slots = caches[0].slots
+        close = {"atol": 1e-6, "rtol": 0 if DEVICE.type == "cpu" else TOLERANCE[dtype]}
+        torch.testing.assert_close(caches[0].data[..., :slots, :], caches[1].data[..., :slots, :], **close)
+
+
 def window(count: int, width: int, total: int, cache: KVCache | None, ragged: bool = True) -> ForwardInput:
     """A dual-cache step: each row's block somewhere inside its own length."""
     generator = torch.Generator().manual_seed(count + width)
@@ -99,11 +137,11 @@ def window(count: int, width: int, total: int, cache: KVCache | None, ragged: bo
     queries = torch.randint(1, width + 1, (count,), generator=generator) if ragged else torch.full((count,), width)
     first = ((lengths - queries) * torch.rand(count, generator=generator)).long()
     positions = (first[:, None] + torch.arange(width)) * (torch.arange(width) < queries[:, None])
-    return ForwardInput(torch.zeros(count, width).long(), positions, queries, lengths, cache=cache)
+    return here(ForwardInput(torch.zeros(count, width).long(), positions, queries, lengths, cache=cache))
 
 
 def held(count: int, kv_heads: int, slots: int, size: int) -> KVCache:
-    return KVCache(layers=2, rows=count, kv_heads=kv_heads, slots=slots, head_dim=size)
+    return KVCache(layers=2, rows=count, kv_heads=kv_heads, slots=slots, head_dim=size, device=DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +174,7 @@ def test_a_row_gets_the_same_bits_in_any_batch() -> None:
     for r in range(count):
         alone = ForwardInput(
             inp.tokens[r : r + 1], inp.positions[r : r + 1], inp.queries[r : r + 1], inp.lengths[r : r + 1],
-            cache=inp.cache, rows=torch.tensor([r]),
+            cache=inp.cache, rows=torch.tensor([r], device=DEVICE),
         )  # fmt: skip
         one = slice(r, r + 1)
         case = AttentionCase.of(alone, 4, 2, size)
@@ -167,11 +205,11 @@ def test_wide_forwards_rotate_in_a_launch_of_their_own(cached: bool, monkeypatch
     cache = held(2, 2, width, size) if cached else None
     lengths = torch.tensor([12, 7])
     positions = torch.arange(width).expand(2, -1) * (torch.arange(width) < lengths[:, None])
-    inp = ForwardInput(torch.zeros(2, width).long(), positions, lengths, lengths, cache=cache)
+    inp = here(ForwardInput(torch.zeros(2, width).long(), positions, lengths, lengths, cache=cache))
     q, k, v = projections(inp, 4, 2, size, torch.float16, 3)
     if cache is not None:
         cache.data.zero_()
-    cos, sin = rotary_tables(positions, size, 100.0)
+    cos, sin = rotary_tables(inp.positions, size, 100.0)
     case = AttentionCase.of(inp, 4, 2, size)
     expected = BACKENDS["reference"].mix(q, k, v, cos, sin, case, 0)
     kept = None if cache is None else cache.data.clone()

@@ -18,6 +18,8 @@ from dllm_decode.sampler import DiffusionSampler
 from tests.dllm_decode.test_graphs import recorded
 from tests.dllm_decode.tiny import tiny
 
+pytestmark = pytest.mark.skipif(not kernels.interpreting(), reason="these run on the CPU, in Triton's interpreter")
+
 PROMPTS = [[3, 1, 4], [9, 2, 6, 5]]
 ORIGINAL = sampler_module._generator
 
