@@ -1,6 +1,6 @@
 """Does FreeDave decode exactly as the rule it accelerates?  Random models, prompts, blocks, drafts, orders, caches.
 
-    python -m scripts.check_lossless --cases 10000       # exits 1 if any row differs
+    python -m scripts.check_lossless --cases 10000 --processes 2 --journal lossless.jsonl    # exits 1 if any differs
 
 Both runs get the same ragged batch under the same cache.  A row differs when its tokens, or the order in which they
 were committed, do.  Whether a difference is the rule's or the rounding's (draft rows and plain rows go through
@@ -10,19 +10,19 @@ then it is counted as a tie, apart and never as equal; what differs in float64 t
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
-from tqdm import tqdm
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from dllm_decode.result import GenerationResult
 from dllm_decode.sampler import DiffusionSampler
+from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
 
 VOCABULARY, EOS, MASK = 32, 30, 31
 #: The paper's rule half of the time, and any other deterministic rule.
@@ -119,6 +119,7 @@ class Case:
         return plain, fast
 
 
+@lru_cache(maxsize=256)
 def random_model(family: str, layers: int, seed: int, dtype: torch.dtype = torch.float32) -> NativeModel:
     """A random model with sharp predictions, small enough for thousands of runs."""
     torch.manual_seed(seed)
@@ -162,30 +163,23 @@ def judge(case: Case) -> tuple[str, int, int]:
     return verdict, sum(plain.nfe), sum(fast.nfe)
 
 
-def main(
-    cases: Annotated[int, typer.Option(help="how many random cases", min=1)] = 10_000,
-    seed: Annotated[int, typer.Option(help="of the cases")] = 0,
-) -> None:
+def judge_number(seed: int, number: int) -> Verdict:
+    """The verdict on one case, with the forwards without and with drafts."""
+    case = Case.draw(Random(f"{seed}/{number}"))
+    kind, plain, fast = judge(case)
+    return Verdict(kind, str(case), (plain, fast))
+
+
+def main(cases: Cases = 10_000, seed: Seed = 0, processes: Processes = 1, journal: JournalFile = None) -> None:
     """Compare FreeDave with the rule it accelerates on random cases."""
-    random, found, forwards = Random(seed), Counter[str](), [0, 0]
-    bar = tqdm(range(cases), unit="case", smoothing=0, mininterval=1.0)
-    for _ in bar:
-        case = Case.draw(random)
-        verdict, plain, fast = judge(case)
-        found[verdict] += 1
-        forwards[0] += plain
-        forwards[1] += fast
-        if verdict != "same":
-            bar.write(f"{verdict}: {case}")
-            bar.set_postfix(ties=found["tie"], different=found["different"], refresh=False)
+    found = try_cases(judge_number, "lossless", cases, seed, processes, journal)
+    kinds, (plain, fast) = found.kinds, found.counts
     print(
-        f"{cases} cases: {found['same']} the same, {found['tie']} near ties of float32 (the same in float64), "
-        f"{found['different']} different; {forwards[0]} forwards without drafts, {forwards[1]} with."
+        f"{cases} cases: {kinds['same']} the same, {kinds['tie']} near ties of float32 (the same in float64), "
+        f"{kinds['different']} different; {plain} forwards without drafts, {fast} with."
     )
-    if found["different"]:
-        raise typer.Exit(1)
+    finish(found)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     typer.run(main)

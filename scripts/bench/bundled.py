@@ -15,7 +15,7 @@ from samplers import TopK
 
 CELLS, BLOCK, LEAST_PROMPT, SEED = 96, 16, 150, 7
 ROWS = 16  #: decoded together; on a CPU wider batches are not faster
-TIMED = 64  #: prompts whose whole canvas is decoded against the clock
+TIMED = 32  #: prompts whose whole canvas is decoded against the clock
 
 
 def bundled_rows(count: int, model: DenoisingModel | None = None) -> dict[str, float | None]:
