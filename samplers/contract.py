@@ -121,11 +121,15 @@ class View:
             out[row, :n] = torch.rand(n, generator=generator)
         return out.to(self.tokens.device)
 
-    def after(self, write: Tensor, values: Tensor) -> View:
-        """The view one forward later, ``values`` written at ``write`` (both ``[B, G]``), in the same block."""
+    def after(self, write: Tensor, values: Tensor, forwards: Tensor | int = 1) -> View:
+        """The view with ``values`` written at ``write`` (both ``[B, G]``), in the same block.
+
+        ``forwards``, an int or ``[B]``, is how many forwards later that is.
+        """
         tokens = torch.where(write, values, self.tokens)
         masked = (tokens == self.mask_id) & self.valid
-        return replace(self, tokens=tokens, masked=masked, step=self.step + 1, block_step=self.block_step + 1)
+        step, block_step = self.step + forwards, self.block_step + forwards
+        return replace(self, tokens=tokens, masked=masked, step=step, block_step=block_step)
 
     def moved(self) -> View:
         """The same with rows whose block is complete at their next block that is not, taken to be as long."""

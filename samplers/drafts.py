@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from samplers.contract import Memory, Query, View, map_rows, merge_rows
+from samplers.contract import Memory, Query, View, map_rows, tensors_of
 from samplers.select import rank
 
 T = TypeVar("T")
@@ -22,8 +22,8 @@ class Drafts:
         values: long ``[B, G]``, drafted tokens.
         rounds: long ``[B, G]``, when each cell is drafted, smaller first; G = not at all. Round 0 is what the policy
             has just asked to commit: drafts only if another part overruled it.
-        step, block_step: long ``[B]``, forwards that one-after-the-other decoding would have had in all and in its
-            block (this policy needs fewer).
+        step, block_step: long ``[B]``, the step counts that one-after-the-other decoding would see when it decides
+            next (this policy needs fewer forwards).
         own: whatever else the policy remembers.
     """
 
@@ -36,7 +36,8 @@ class Drafts:
     @classmethod
     def none(cls, view: View, own: Memory) -> Drafts:
         """Nothing drafted yet."""
-        return cls(view.tokens, torch.full_like(view.tokens, view.tokens.shape[1]), view.step, view.block_step, own)
+        rounds = torch.full_like(view.tokens, view.tokens.shape[1])
+        return cls(view.tokens, rounds, view.step + 1, view.block_step, own)  # a forward counts when it is decided on
 
     def resume(self, view: View, cross_block: bool) -> View:
         """The view with the step counts of one-after-the-other decoding."""
@@ -77,30 +78,14 @@ def in_line(now: View, score: Tensor, where: Tensor, across: bool) -> Tensor:
     return rank(-(block * where.shape[1] + places).double(), where)
 
 
-def furthest(canvases: Tensor, reached: Tensor, branch: int, part: Tensor | None = None) -> Tensor:
-    """The last draft behind ``branch`` that agrees with the canvas reached from there, else ``branch``.
-
-    Args:
-        canvases: long ``[B, K, G]``, the drafts.
-        reached: long ``[B, G]``, the canvas after the step taken on ``branch``.
-        branch: where the chain stands.
-        part: bool ``[B, K, G]``, the cells that need not agree (``None``: all must).
-
-    Returns:
-        Long ``[B]``.
-    """
-    agrees = canvases == reached[:, None]
-    if part is not None:
-        agrees = agrees | part
-    index = torch.arange(canvases.shape[1], device=canvases.device)
-    behind = agrees.all(-1) & (index > branch)
-    return torch.where(behind, index, branch).amax(-1)
-
-
 def put_rows(here: Tensor, new: T, old: T) -> T:
-    """A memory value or view with the rows ``here`` (bool ``[B]``) from ``new`` and the others from ``old``."""
-    rows = here.nonzero()[:, 0]
-    if len(rows) == len(here):
+    """A memory value with the rows ``here`` (bool ``[B]``) from ``new`` and the others from ``old``."""
+    if new is old or bool(here.all()):
         return new
-    merged: T = merge_rows(old, rows, map_rows(new, lambda x: x.index_select(0, rows)))
+    fresh = iter(tensors_of(new))
+
+    def put(x: Tensor) -> Tensor:
+        return torch.where(here.view(-1, *[1] * (x.dim() - 1)), next(fresh), x)
+
+    merged: T = map_rows(old, put)
     return merged

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from samplers.chain import follow
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, Setting, View
-from samplers.drafts import Drafts, furthest, in_line, put_rows
+from samplers.drafts import Drafts, in_line
 from samplers.stochastic import Order, StochasticFreeDave
 from samplers.threshold import Threshold
 from samplers.topk import TopK
@@ -94,47 +95,25 @@ class FreeDave(Policy):
         return memory.query(view, self.drafts, self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
-        plain = prediction.branches == 1
-        canvases = view.tokens[:, None] if plain else memory.canvases(view, self.drafts)
-        now, rule = memory.resume(view, self.cross_block), memory.own
-        at = torch.zeros_like(view.start)  # the branch where each row's chain stands
-        turn = torch.full_like(view.tokens, -1)
-        order = torch.zeros(turn.shape, dtype=torch.float64, device=turn.device)
-        confidence, accepted = order.float(), torch.ones_like(view.masked)
-        names = torch.arange(len(at), device=at.device)
-        for branch in range(prediction.branches):
-            here = at == branch
-            if not bool(here.any()):
-                continue
-            said = prediction.pick(branch)
-            if self.cross_block:  # a draft may stand in a later block than the canvas
-                said = replace(said, open=said.predicted & now.open)
-            chosen, taught = self.step.decide(now, said, rule)
-            taken = torch.where(chosen.write, chosen.values, now.tokens)
-            onward = self.agreeing(canvases, taken, branch, view.mask_id)
-            goes = here & (onward > branch)
-            reached = torch.where(goes[:, None], canvases[names, onward], taken)
-            fresh = here[:, None] & (reached != now.tokens)
-            surest = -said.confidence if chosen.order is None else chosen.order
-            order = torch.where(fresh, 4 * branch + surest.double().atan(), order)  # by branch, then as the step says
-            if chosen.accepted is not None:
-                accepted = torch.where(fresh, chosen.accepted, accepted)
-            seen = said.confidence if chosen.confidence is None else chosen.confidence
-            confidence = torch.where(here[:, None] & (turn < 0), seen, confidence)
-            turn = torch.where(fresh, branch, turn)
-            then = now.after(fresh, reached)
-            now = put_rows(here, then.moved() if self.cross_block else then, now)
-            rule = put_rows(here, taught, rule)
-            at = torch.where(goes, onward, at)
-        drafts = self.draft(view, now, prediction.pick(at), rule)
+        canvases = view.tokens[:, None] if prediction.branches == 1 else memory.canvases(view, self.drafts)
+        now = memory.resume(view, self.cross_block)
+        part = self.unjudged(canvases, view.mask_id)
+        chain = follow(self.step, canvases, now, prediction, memory.own, self.cross_block, part)
+        drafts = self.draft(view, chain.now, prediction.pick(chain.last), chain.memory)
+        write, order = chain.turn >= 0, 4 * chain.turn + chain.surest.atan()  # by branch, then as the step says
         decision = Decision(
-            turn >= 0, now.tokens, order=order, confidence=confidence, turn=turn, accepted=accepted & (turn >= 0)
+            write,
+            chain.now.tokens,
+            order=order,
+            confidence=chain.confidence,
+            turn=chain.turn,
+            accepted=chain.accepted & write,
         )
         return decision, drafts
 
-    def agreeing(self, canvases: Tensor, taken: Tensor, branch: int, mask_id: int) -> Tensor:
-        """Long ``[B]``: the draft that the step ``taken`` on ``branch`` leads to, or ``branch`` when there is none."""
-        return furthest(canvases, taken, branch)
+    def unjudged(self, canvases: Tensor, mask_id: int) -> Tensor | None:
+        """Bool ``[B, K, G]``: cells of a draft that need not agree with where a step leads; ``None`` = all must."""
+        return None
 
     def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:
         """Go on with the step from ``now``, as if the model went on saying what it ``said``."""
@@ -187,8 +166,8 @@ class FreeDavePlus(FreeDave):
         full = ~(view.open & (after == view.mask_id)).any(-1)
         return replace(decision, hold=full & ~drafted & ((last & decision.write).sum(-1) > 1)), drafts
 
-    def agreeing(self, canvases: Tensor, taken: Tensor, branch: int, mask_id: int) -> Tensor:  # noqa: D102
-        return furthest(canvases, taken, branch, part=canvases == mask_id)
+    def unjudged(self, canvases: Tensor, mask_id: int) -> Tensor:  # noqa: D102
+        return canvases == mask_id
 
     def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:  # noqa: D102
         # Also what has just been committed is in line, in case another part overrules it.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Query, Scope, View
-from samplers.drafts import Drafts, in_line, put_rows
+from samplers.drafts import Drafts, in_line
 from samplers.select import best
 
 Order = Literal["confidence", "left_to_right"]
@@ -96,8 +96,8 @@ class StochasticFreeDave(Policy):
                 token = torch.where(judged, instead, token)
             confidence = torch.where(cell, q[names, token][:, None], confidence)
             turn, last = turn.masked_fill(cell, branch), torch.where(here, branch, last)
-            then = now.after(cell, token[:, None].expand_as(cell))
-            now = put_rows(here, then.moved() if self.cross_block else then, now)
+            now = now.after(cell, token[:, None].expand_as(cell), here)
+            now = now.moved() if self.cross_block else now
             at = torch.where(here, torch.where(accepted, following, -1), at)
         decision = Decision(turn >= 0, now.tokens, order=turn.double(), confidence=confidence, turn=turn)
         return decision, self.draft(view, now, prediction, names * count + last, score)

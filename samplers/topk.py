@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Decision, Forecast, Memory, Policy, PolicyError, Prediction, View
-from samplers.select import rank
+from samplers.select import best, rank
 
 Score = Literal["confidence", "margin", "entropy", "random", "position"]
 Schedule = Literal["even", "time"]
@@ -71,11 +71,14 @@ class TopK(Policy):
         return ("top", self.k) if self.steps is None and self.score == "confidence" else None
 
     def begin(self, view: View) -> Memory:
-        """Long ``[B]``: the masks the current block held when it opened."""
-        return torch.zeros_like(view.start)
+        """Long ``[B]``: the masks the current block held when it opened; nothing without a schedule."""
+        return None if self.steps is None else torch.zeros_like(view.start)
 
-    def decide(self, view: View, prediction: Prediction, memory: Tensor) -> tuple[Decision, Memory]:  # noqa: D102
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         score = self.ranking(view, prediction)
+        if self.steps is None:
+            write = best(score, prediction.open) if self.k == 1 else rank(score, prediction.open) < self.k
+            return Decision(write & prediction.open, prediction.token, order=-score), memory
         left = prediction.open.sum(-1)
         at_opening = torch.where(view.block_step == 0, left, memory)
         if self.origin:
@@ -83,7 +86,7 @@ class TopK(Policy):
             write = prediction.open & (view.uniform() < share[:, None])
         else:
             write = rank(score, prediction.open) < self.quota(view.block_step, left, at_opening)[:, None]
-        hold = view.block_step + 1 < self.steps if self.spend and self.steps else None
+        hold = view.block_step + 1 < self.steps if self.spend else None
         return Decision(write & prediction.open, prediction.token, order=-score, hold=hold), at_opening
 
     def ranking(self, view: View, prediction: Prediction) -> Tensor:
@@ -102,8 +105,7 @@ class TopK(Policy):
 
     def quota(self, block_step: Tensor, left: Tensor, at_opening: Tensor) -> Tensor:
         """Long ``[B]``: how many cells this forward commits."""
-        if self.steps is None:
-            return torch.full_like(left, self.k)
+        assert self.steps is not None
         if self.schedule == "even":
             base = at_opening // self.steps + (block_step < at_opening % self.steps)
             # Past the schedule's end (a block that grew, masks left over) one cell per forward keeps moving.

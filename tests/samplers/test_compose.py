@@ -100,7 +100,7 @@ def test_scopes_add_up() -> None:
 
 
 def test_rescore_and_finish_run_left_to_right_each_with_its_memory() -> None:
-    policy = Composition.of(Adds(0.25), TopK(k=2), AddsMore(0.5))
+    policy = Composition.of(Adds(0.25), TopK(steps=1), AddsMore(0.5))
     view, prediction = scene([[0.125, 0.0, None]], tokens=[[1, 1, 1]])
     memory = policy.begin(view)
     assert len(memory) == 3

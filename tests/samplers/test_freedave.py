@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dllm_decode import DiffusionSampler, GenerationConfig
 from samplers import (
     CCD,
     AdaBlock,
+    Decision,
     EosStop,
     FreeDave,
     FreeDavePlus,
@@ -23,10 +25,13 @@ from samplers import (
     Setting,
     Threshold,
     TopK,
+    View,
     parse_policy,
     spell,
 )
-from samplers.drafts import Drafts, furthest, in_line
+from samplers.chain import furthest
+from samplers.drafts import Drafts, in_line
+from samplers.select import top
 from samplers.stochastic import StochasticFreeDave
 from tests.toys import EOS, FAMILIES, MASK, VOCAB, commits, decode, scene, tiny
 
@@ -111,11 +116,76 @@ def test_the_chain_stops_where_the_step_leaves_the_drafts() -> None:
 def test_agreement_can_skip_drafts() -> None:
     m = MASK
     canvases = torch.tensor([[[1, m, m], [1, 2, m], [1, 2, 3]]])
-    whole, part = torch.tensor([[1, 2, 3]]), canvases == m
-    assert furthest(canvases, whole, 0).tolist() == [2]
-    assert furthest(canvases, torch.tensor([[1, 2, 4]]), 0).tolist() == [0]
-    assert furthest(canvases, torch.tensor([[1, 2, 4]]), 0, part).tolist() == [1]
-    assert furthest(canvases, torch.tensor([[1, 4, 3]]), 0, part).tolist() == [0]
+    part = canvases == m
+
+    def onward(*reached: list[int], part: Tensor | None = None, first: int = 0) -> list[int]:
+        return furthest(canvases, torch.tensor([reached]), first, part)[0].tolist()
+
+    assert onward([1, 2, 3]) == [2] and onward([1, 2, 4]) == [0]
+    assert onward([1, 2, 4], part=part) == [1] and onward([1, 4, 3], part=part) == [0]
+    assert onward([1, 2, m], [1, 2, 3], [1, 2, 3]) == [1, 2, 2]
+    assert onward([1, 2, 4], first=1) == [1]
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize(
+    "step", [Threshold(0.4), TopK(k=2), LocalLeap(0.5, 0.3, 1)], ids=lambda step: type(step).__name__
+)
+def test_all_branches_at_once_are_one_after_the_other(step: Policy, across: bool) -> None:
+    """A step without a memory is taken on all branches together: with the outcome of taking it on one at a time."""
+
+    @dataclass(frozen=True)
+    class Remembers(type(step)):  # type: ignore[misc]
+        """The same rule with a memory: every step's number, in all and in its block."""
+
+        def begin(self, view: View) -> Tensor:
+            return torch.zeros_like(view.start)
+
+        def decide(self, view: View, prediction: Prediction, memory: Any) -> Any:
+            decision, _ = super().decide(view, prediction, None)
+            return decision, memory
+
+    skipped = 0
+    for seed in range(6):
+        runs = [
+            decode(
+                tiny("llada", seed),
+                FreeDave(rule, drafts=5, cross_block=across),
+                [[5, 6, 7], [8], [9, 2]],
+                max_new_tokens=14,
+                block_length=4 if across else 7,
+            )
+            for rule in (step, Remembers(**vars(step)))
+        ]
+        for once, slowly in zip(runs[0].trace, runs[1].trace, strict=True):
+            assert once.steps == slowly.steps
+            skipped += any(len(s.cells) > 1 for s in once.steps)
+    assert skipped
+
+
+def test_steps_are_counted_along_the_way() -> None:
+    """A rule that reads how many forwards there were sees on each branch what it would see without drafts."""
+
+    @dataclass(frozen=True)
+    class Alternating(Policy):
+        """Two cells at every third forward of the row or second of the block, else one."""
+
+        def decide(self, view: View, prediction: Prediction, memory: Any) -> Any:
+            many = (view.step % 3 == 2) | (view.block_step % 2 == 1)
+            write = top(prediction.confidence, prediction.open, torch.where(many, 2, 1))
+            return Decision(write, prediction.token), memory
+
+    saved = 0
+    for seed in range(6):
+        for across in (False, True):
+            pair = [
+                decode(tiny("llada", seed), rule, [[5, 6, 7], [8], [9, 2]], max_new_tokens=14, block_length=4)
+                for rule in (Alternating(), FreeDave(Alternating(), drafts=5, cross_block=across))
+            ]
+            assert pair[0].sequences == pair[1].sequences
+            assert [trace.order() for trace in pair[0].trace] == [trace.order() for trace in pair[1].trace]
+            saved += sum(pair[0].nfe) - sum(pair[1].nfe)
+    assert saved > 0
 
 
 @pytest.mark.parametrize("branches", ["tree", "expand"])
@@ -196,8 +266,9 @@ def test_plus_goes_on_from_part_of_a_step() -> None:
     m = MASK
     assert canvases[0].tolist() == [[m, m, m, m], [m, 5, m, m]]
     taken = torch.tensor([[m, 5, 6, 7]])
-    assert plus.agreeing(canvases, taken, 0, m).tolist() == [1]
-    assert exact.agreeing(canvases, taken, 0, m).tolist() == [0]
+    for policy, onward in ((plus, 1), (exact, 0)):
+        part = policy.unjudged(canvases, m)
+        assert furthest(canvases, taken[:, None], 0, part).tolist() == [[onward]]
 
 
 def test_what_it_asks_of_the_engine() -> None:
