@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 
@@ -32,16 +29,3 @@ def put(page: Path, name: str, lines: Sequence[str]) -> None:
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
-
-
-def machine() -> str:
-    """The machine and the versions in words."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = named[0] if named else name
-    return (
-        f"{os.cpu_count()} cores of {name}, {platform.system()}, Python {platform.python_version()}, "
-        f"torch {version('torch')}"
-    )

@@ -60,6 +60,10 @@ Canvas = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Samples decoded together.", rich_help_panel=DECODING)]
+Processes = Annotated[
+    int,
+    typer.Option(help="That decode side by side on a CPU; the records are the same.", rich_help_panel=DECODING),
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=OUTPUT)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.", rich_help_panel=OUTPUT)]
 
@@ -81,9 +85,10 @@ def compare(
     split: Annotated[str, typer.Option(help="Of the problems: train, valid or test.")] = "test",
     canvas: Canvas = "task",
     block_length: BlockLength = 16,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 16,
     temperature: Temperature = 0.0,
     egp: Annotated[bool, typer.Option("--egp/--no-egp", help="Also run the EGP bound.")] = True,
+    processes: Processes = 1,
     device: Device = None,
     dtype: Dtype = None,
     plots: Annotated[
@@ -111,6 +116,7 @@ def compare(
             batch_size=batch_size,
             temperature=temperature,
             egp=egp,
+            processes=processes,
             device=device,
             dtype=dtype,
             plots=plots,

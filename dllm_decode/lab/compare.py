@@ -39,6 +39,7 @@ def compare(
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
     plots: bool = False,
+    processes: int = 1,
     **setting: Any,
 ) -> dict[str, Any]:
     """Compare policies on tasks; a run that was killed goes on where it stopped.
@@ -55,6 +56,7 @@ def compare(
         dtype: in which precision.
         quiet: no progress bar.
         on_batch: called with (samples done, samples in all).
+        processes: that decode side by side; see :func:`~dllm_decode.lab.runner.run`.
         plots: also draw the report's figures as ``plots/*.png``; needs matplotlib.
         **setting: ``caches``, ``samples``, ``seeds``, ``templates``, ``split``, ``canvas``, ``batch_size``, ``egp``,
             ``block_length`` and other fields of :class:`~dllm_decode.config.GenerationConfig`; see
@@ -72,7 +74,8 @@ def compare(
     chosen = policies or (() if grid is not None else DEFAULT_POLICIES)
     comparison = plan(name, chosen, tasks, grid=grid, **setting)
     loaded = None if isinstance(model, str) else model
-    records = run(comparison, out, loaded, device=device, dtype=dtype, quiet=quiet, on_batch=on_batch)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "quiet": quiet, "processes": processes}
+    records = run(comparison, out, loaded, on_batch=on_batch, **how)
     summary = summarise(read_setting(Path(out)), records)
     write_tables(out, summary)
     write_report(Path(out))

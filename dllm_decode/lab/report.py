@@ -14,6 +14,7 @@ from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.report_data import ReportData
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
+from dllm_decode.lab.tables import where
 from dllm_decode.lab.viewer import SCRIPTS, write_page
 
 MAX_BYTES = 10_000_000
@@ -115,6 +116,7 @@ def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("model", str(setting["model"])),
         ("weights", setting.get("model_revision") or "not on disk"),
         ("device", " ".join(filter(None, (setting.get("device"), setting.get("dtype"))))),
+        ("machine", where(setting) if "machine" in setting else ""),
         ("samples", f"{setting['samples']} per task and seed, {setting['split']} split"),
         ("seeds", ", ".join(map(str, setting["seeds"]))),
         ("wordings", "one drawn per problem" if templates == "mixed" else ", ".join(map(str, templates))),

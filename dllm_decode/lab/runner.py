@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
+from dllm_decode.lab.batch import Batch, job_of, score, static_keys
 from dllm_decode.lab.points import STATIC, Point
 from dllm_decode.lab.problems import Problem, batches, draw, is_oracle, make_oracle
-from dllm_decode.lab.records import Journal, Record, facts
-from dllm_decode.lab.setting import EGP, Comparison, keep_setting, refuse_other, surroundings, weights_revision
+from dllm_decode.lab.records import Journal, Record
+from dllm_decode.lab.setting import (
+    EGP,
+    NAME,
+    Comparison,
+    keep_setting,
+    machine,
+    read_setting,
+    refuse_other,
+    surroundings,
+    weights_revision,
+)
+from dllm_decode.lab.workers import decoders, model_of, prompt_of
 from dllm_decode.models import load_model
 from dllm_decode.models.base import DenoisingModel
 from dllm_decode.models.loading import BUNDLED
 from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks.tokenizer import count_tokens
-from samplers import Policy, PolicyError, parse_policy
-from samplers.egp import EGP as EGPPolicy
+from samplers import PolicyError
 
 BATCH_STRIDE = 1_000_003  # keeps the batches' random numbers apart: row i of a batch draws from (seed, i)
 
@@ -40,13 +52,6 @@ class Runner:
     comparison: Comparison
     model: DenoisingModel | None
     left_out: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def model_of(self, task: str, seed: int) -> DenoisingModel:
-        """The model of a task. Oracles break ties at random: a fresh one per batch, so that a resumed run agrees."""
-        if is_oracle(task):
-            return make_oracle(task, seed)
-        assert self.model is not None
-        return self.model
 
     def problems(self, task: str, seed: int) -> list[Problem]:
         """The problems of one task and seed."""
@@ -67,13 +72,13 @@ class Runner:
         """
         plan = self.comparison
         for task in plan.tasks:
-            model = self.model_of(task, 0)
+            model = model_of(self.model, task, 0)
             if not is_oracle(task) and model.tokenizer is None:
                 raise DllmError(f"model {model.name!r} has no tokenizer, so its answers to {task} cannot be scored.")
             longest = max(self.problems(task, plan.seeds[0]), key=lambda p: len(p.prompt))
-            config = self._config(longest, 0)
+            config = plan.config.replace(max_new_tokens=longest.canvas, seed=0)
             for cache in plan.caches:
-                DiffusionSampler(model, STATIC.policy, cache, config).check([self._prompt(longest)])
+                DiffusionSampler(model, STATIC.policy, cache, config).check([prompt_of(task, longest.prompt)])
                 for point in plan.points:
                     try:
                         DiffusionSampler(model, point.policy, cache, config)
@@ -98,15 +103,8 @@ class Runner:
             rows += wordings * sum(len(self.points_of(task, cache)) for cache in plan.caches)
         return rows * len(plan.seeds) * plan.samples
 
-    def _config(self, problem: Problem, seed: int) -> GenerationConfig:
-        return self.comparison.config.replace(max_new_tokens=problem.canvas, seed=seed)
-
-    @staticmethod
-    def _prompt(problem: Problem) -> Any:
-        return [0] if is_oracle(problem.task) else problem.prompt  # an oracle reads no prompt, a row needs one
-
-    def batches(self) -> Iterator[tuple[str, Point, int, list[Problem]]]:
-        """All batches in canonical order: cache, point, number that seeds it, problems."""
+    def batches(self) -> Iterator[Batch]:
+        """All batches in canonical order."""
         plan = self.comparison
         for cache in plan.caches:
             for task in plan.tasks:
@@ -114,54 +112,7 @@ class Runner:
                     parted = batches(self.problems(task, seed), plan.batch_size)
                     for point in self.points_of(task, cache):
                         for batch in parted:
-                            yield cache, point, seed + BATCH_STRIDE * (1 + batch[0].sample), batch
-
-    def decode(self, cache: str, point: Point, seed: int, batch: Sequence[Problem], journal: Journal) -> list[Record]:
-        """Decode one batch and score it."""
-        model = self.model_of(batch[0].task, seed)
-        policy: Policy
-        if point == EGP:
-            reference = (journal.records[key(STATIC, cache, problem)]["tokens"] for problem in batch)
-            policy = EGPPolicy(tuple(tuple(tokens) for tokens in reference))
-        else:
-            policy = parse_policy(point.policy)
-        sampler = DiffusionSampler(model, policy, cache, self._config(batch[0], seed))
-        result = sampler.generate([self._prompt(problem) for problem in batch])
-        records = []
-        for row, problem in enumerate(batch):
-            tokens = result.sequences[row]
-            answer = " ".join(map(str, tokens)) if result.texts is None else result.texts[row]
-            records.append(
-                {
-                    "key": key(point, cache, problem),
-                    "policy": point.policy,
-                    "label": point.label,
-                    "family": point.family,
-                    "cache": cache,
-                    "task": problem.task,
-                    "template": problem.template,
-                    "sample": problem.sample,
-                    "seed": problem.seed,
-                    "correct": int(problem.accepts(answer, tokens)),
-                    **facts(result, row, model.eos_ids),
-                    "prompt": problem.prompt,
-                    "answer": answer,
-                    "expected": problem.expected,
-                }
-            )
-        return records
-
-    def warm_up(self) -> None:
-        """One short decoding, so that the first batch's wall time is like the others'."""
-        task = self.comparison.tasks[0]
-        problem = self.problems(task, self.comparison.seeds[0])[0]
-        sampler = DiffusionSampler(self.model_of(task, 0), STATIC.policy, "none", self._config(problem, 0))
-        sampler.generate([self._prompt(problem)], max_new_tokens=problem.canvas if is_oracle(task) else 2)
-
-
-def key(point: Point, cache: str, problem: Problem) -> str:
-    """The name of one sample in the records; unique."""
-    return f"{point.label}|{cache}|{problem.task}|{problem.template}|{problem.seed}|{problem.sample}"
+                            yield Batch(cache, point, seed + BATCH_STRIDE * (1 + batch[0].sample), batch)
 
 
 def run(
@@ -173,6 +124,7 @@ def run(
     dtype: str | None = None,
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
+    processes: int = 1,
 ) -> list[Record]:
     """Decode what ``folder`` does not hold yet, with a progress bar on stderr if that is a terminal.
 
@@ -184,6 +136,10 @@ def run(
         dtype: in which precision.
         quiet: no bar.
         on_batch: called with (samples done, samples in all) after every batch.
+        processes: that decode side by side on a CPU, sharing its threads: several single-threaded ones are faster than
+            one with several threads if the model is small. The records do not depend on it: a folder keeps the threads
+            per process that it began with. A script that asks for more than one needs its
+            ``if __name__ == "__main__":``.
 
     Returns:
         All records, in canonical order.
@@ -192,34 +148,52 @@ def run(
         DllmError: the folder holds another comparison, or something does not fit; before any forward.
     """
     folder = Path(folder)
+    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
+        raise DllmError(f"processes is {processes!r}; give a whole number from 1 up.")
     refuse_other(folder, comparison.to_dict())
     if model is None and not all(is_oracle(task) for task in comparison.tasks):
         model = load_model(comparison.model, dtype=dtype, device=device)
+    if processes > 1 and model is not None and model.device.type != "cpu":
+        raise DllmError(f"processes is {processes}, but the model is on {model.device}; several share a CPU only.")
     runner = Runner(comparison, model)
     runner.check()
     left_out = [{"label": label, "cache": cache, "why": why} for (label, cache), why in runner.left_out.items()]
+    threads = read_setting(folder).get("threads") if (folder / NAME).exists() else None
+    threads = threads or max(1, torch.get_num_threads() // processes)
     described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
-    keep_setting(folder, {**comparison.to_dict(), **described})
+    keep_setting(folder, {**comparison.to_dict(), **described, "threads": threads, "processes": processes})
     order: list[str] = []
-    with Journal(folder) as journal:
-        total, warm = runner.total(), False
-        with tqdm(total=total, file=sys.stderr, disable=True if quiet else None, unit="sample") as bar:
-            for cache, point, seed, batch in runner.batches():
-                keys = [key(point, cache, problem) for problem in batch]
-                order += keys
-                missing = [name for name in keys if name not in journal.records]
-                if missing:
-                    if not warm:
-                        runner.warm_up()
-                        warm = True
-                    bar.set_description(f"{batch[0].task} {point.label[:32]} {cache}")
-                    # A batch torn by a kill is decoded whole, since sums depend on who shares a batch in their last
-                    # bits; what is on record stays as it is.
-                    done = runner.decode(cache, point, seed, batch, journal)
-                    journal.append([record for record in done if record["key"] in set(missing)])
-                bar.update(len(keys))
-                if on_batch is not None:
-                    on_batch(len(order), total)
+    under_way: deque[tuple[Batch, int | None]] = deque()
+    with (
+        Journal(folder) as journal,
+        decoders(processes, threads, model, comparison.config) as crew,
+        tqdm(total=runner.total(), file=sys.stderr, disable=True if quiet else None, unit="sample") as bar,
+    ):
+
+        def settle() -> None:
+            """Put the oldest batch on record: in canonical order, whichever is decoded first."""
+            batch, ticket = under_way.popleft()
+            if ticket is not None:
+                bar.set_description(f"{batch.problems[0].task} {batch.point.label[:32]} {batch.cache}")
+                # A batch torn by a kill is decoded whole, since sums depend on who shares a batch in their last bits;
+                # what is on record stays as it is.
+                done = score(batch, crew.result(ticket))
+                journal.append([record for record in done if record["key"] not in journal.records])
+            order.extend(batch.keys)
+            bar.update(len(batch.problems))
+            if on_batch is not None:
+                on_batch(len(order), bar.total)
+
+        for batch in runner.batches():
+            if batch.point == EGP:
+                while under_way and not all(name in journal.records for name in static_keys(batch)):
+                    settle()
+            done = all(name in journal.records for name in batch.keys)
+            under_way.append((batch, None if done else crew.submit(job_of(batch, journal))))
+            while len(under_way) > crew.ahead:
+                settle()
+        while under_way:
+            settle()
         journal.arrange(order)
         records = [journal.records[name] for name in order]
     if model is not None:
@@ -250,7 +224,7 @@ def _describe(comparison: Comparison, model: DenoisingModel | None) -> dict[str,
         task: {"mask_id": oracle.mask_id, "cells": oracle.length, "total_correlation": oracle.total_correlation}
         for task, oracle in oracles.items()
     }
-    return described
+    return {**described, "machine": machine(described["device"])}
 
 
 def _write_pieces(folder: Path, model: DenoisingModel, records: Sequence[Record]) -> None:

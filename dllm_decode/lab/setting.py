@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from samplers.registry import suggest
 
 FORMAT = 1
 NAME = "setting.json"
-NOT_COMPARED = ("date",)
+NOT_COMPARED = ("date", "processes", "machine")
 EGP = Point("egp", "egp", "egp")
 WHOLE_FILE = 2**30  # bytes; of larger weight files only size, beginning and end are hashed
 
@@ -86,7 +87,7 @@ def plan(
     templates: Sequence[int] | None = None,
     split: str = "test",
     canvas: str = "task",
-    batch_size: int = 32,
+    batch_size: int = 16,
     egp: bool = True,
     block_length: int | None = 16,
     **settings: Any,
@@ -151,6 +152,21 @@ def surroundings() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions, "dllm-decode": __version__},
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }
+
+
+def machine(device: str = "cpu") -> str:
+    """What decodes, in words; ``device`` is named if it is a GPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.partition(":") for line in info.read_text(encoding="utf-8").splitlines())
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    count = os.cpu_count() or 1
+    return f"{count} core{'s' if count > 1 else ''} of {name}"
 
 
 def weights_revision(folder: Path) -> str | None:

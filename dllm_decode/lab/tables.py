@@ -23,7 +23,7 @@ canvas: every cell, the end tokens behind the text included, which flatters. no 
 decided some content. mean: mean over samples of content tokens per forward.
 - row TPF: content tokens per forwarded row (drafts count). token efficiency: content tokens per forwarded token.
 - NFE: forwards per sample; no tail: of them, those that decided some content. speed-up: NFE of static / NFE.
-- tokens/s: content tokens per second, batched. latency: seconds until the sample's batch was done.
+- tokens/s: content tokens per second of one process, batched. latency: seconds until the sample's batch was done.
 - QPS: speed-up x (accuracy / accuracy of static)^4. identity: share of samples with static decoding's very text.
 - order: Kendall's tau and Spearman's rho between position and time of commit; 1 is left to right.
 - spread: points between the best and the worst wording of the prompts."""
@@ -116,13 +116,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
         out.append(
             f"\n## Cache {cache}: all tasks together\n\n{table(QUALITY, everywhere)}\n{table(COST, everywhere)}"
         )
-        out.append(f"\n## Cache {cache}: accuracy % @ content TPF by task\n\n{_by_task(here, tasks)}")
+        out.append(f"\n## Cache {cache}: accuracy % @ content TPF by task\n\n{by_task(here, tasks)}")
         out.append(f"\n## Cache {cache}: curves\n\n{_curves(summary['curves'], cache)}")
         out.append(
             f"\n## Cache {cache}: bounds, accuracy % @ content TPF\n\n{_bounds(summary['bounds'], cache, tasks)}"
         )
     if summary["information"]:
-        out.append(f"\n## Information-theoretic bound of the oracles\n\n{_information(summary['information'])}")
+        out.append(f"\n## Information-theoretic bound of the oracles\n\n{information(summary['information'])}")
     return "".join(out) + f"\n## How to read this\n\n{NOTES}\n"
 
 
@@ -137,8 +137,19 @@ def about(setting: Mapping[str, Any]) -> str:
         f"Model `{setting['model']}` (weights {setting['model_revision'] or 'not on disk'}) on {setting['device']}, "
         f"{setting['samples']} {setting['split']} samples per task and seed, seeds {_list(setting['seeds'])}, "
         f"each in {wordings}; {canvas}, {'one block' if block is None else f'blocks of {block}'}, "
-        f"temperature {config['temperature']:g}, {setting['batch_size']} rows together; {versions}; {setting['date']}."
+        f"temperature {config['temperature']:g}, {setting['batch_size']} rows together; {where(setting)}; {versions}; "
+        f"{setting['date']}."
     )
+
+
+def where(setting: Mapping[str, Any]) -> str:
+    """The machine, and how much of it was used."""
+    processes, threads = setting.get("processes", 1), setting.get("threads")
+    used = [str(setting.get("machine", setting["device"]))]
+    if setting["device"] == "cpu":
+        used += [f"{processes} processes"] if processes > 1 else []
+        used += [f"{threads} thread{'s' if threads > 1 else ''} each"] if threads else []
+    return ", ".join(used)
 
 
 def _list(values: Iterable[Any]) -> str:
@@ -149,7 +160,8 @@ def _at(row: Row) -> str:
     return f"{percent(row['accuracy'])} @ {number(row['tpf_content'])}"
 
 
-def _by_task(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+def by_task(rows: Sequence[Row], tasks: Sequence[str]) -> str:
+    """Accuracy @ content TPF of every policy on every task, of one cache's rows."""
     by = {(row["label"], row["task"]): row for row in rows}
     labels = dict.fromkeys(row["label"] for row in rows)
     return _grid(["policy", *tasks], [[f"`{x}`", *(_at(by[x, task]) for task in tasks)] for x in labels])
@@ -176,7 +188,8 @@ def _bounds(bounds: Sequence[Row], cache: str, tasks: Sequence[str]) -> str:
     return _grid(["bound", *columns], [[name, *(found.get(t, "–") for t in columns)] for name, found in lines.items()])
 
 
-def _information(rows: Sequence[Row]) -> str:
+def information(rows: Sequence[Row]) -> str:
+    """L_T of the oracles by number of forwards."""
     body = [
         [r["task"], str(r["steps"]), number(r["tpf_content"]), number(r["bits"], 4), percent(r["p_valid"])]
         + [_list(r["split"]), "all" if r["exact"] else "left to right"]

@@ -72,6 +72,7 @@ def tune(
     device: str | None = None,
     dtype: str | None = None,
     quiet: bool = False,
+    processes: int = 1,
     **setting: Any,
 ) -> Tuned:
     """Choose a policy by successive halving on the valid split, then measure it on the test split.
@@ -93,6 +94,7 @@ def tune(
         device: where to load the model.
         dtype: in which precision.
         quiet: no progress bars.
+        processes: that decode side by side; see :func:`~dllm_decode.lab.runner.run`.
         **setting: ``templates``, ``canvas``, ``batch_size``, ``block_length`` and others of
             :func:`~dllm_decode.lab.setting.plan`.
 
@@ -124,7 +126,7 @@ def tune(
     def race(rung: Rung, labels: Sequence[str]) -> dict[str, Score]:
         size = {"first": rung.first, "samples": rung.last - rung.first}
         part = plan(name, labels, tasks, split="valid", **{**shared, **size})
-        for record in run(part, folder / f"valid-{rung.first}-{rung.last}", loaded, quiet=quiet):
+        for record in run(part, folder / f"valid-{rung.first}-{rung.last}", loaded, quiet=quiet, processes=processes):
             held[record["label"]].append(record)
         return {label: score(label, held[label], held[STATIC.label]) for label in labels}
 
@@ -147,6 +149,7 @@ def tune(
         split="test",
         samples=test_samples,
         quiet=quiet,
+        processes=processes,
         **shared,
     )
     note = ""

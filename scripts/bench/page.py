@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from dllm_decode.lab.setting import machine
 from dllm_decode.roofline import Machine
 from scripts.bench.measure import Row
-from scripts.docs_page import machine as machine_in_words
 from scripts.docs_page import markdown_table, put
 
 
@@ -23,8 +23,8 @@ def write_sections(page: Path, sections: Mapping[str, Sequence[str]], rates: Mac
         rates: of this machine, as measured for the floors.
     """
     where = (
-        f"{machine_in_words()}, {torch.get_num_threads()} threads; {rates.flops / 1e9:.0f} GFLOP/s fp32, "
-        f"{rates.bandwidth / 1e9:.0f} GB/s copy; {date.today().isoformat()}."
+        f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{rates.flops / 1e9:.0f} GFLOP/s fp32, {rates.bandwidth / 1e9:.0f} GB/s copy; {date.today().isoformat()}."
     )
     for name, lines in sections.items():
         put(page, name, [where, "", *lines])

@@ -1,0 +1,69 @@
+"""One batch of a comparison: what is to be decoded, and the records that come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dllm_decode.lab.points import STATIC, Point
+from dllm_decode.lab.problems import Problem
+from dllm_decode.lab.records import Journal, Record
+from dllm_decode.lab.setting import EGP
+from dllm_decode.lab.workers import Decoded, Job
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems that are decoded together under one policy; ``seed`` is that of their random numbers."""
+
+    cache: str
+    point: Point
+    seed: int
+    problems: list[Problem]
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of its samples."""
+        return [key(self.point, self.cache, problem) for problem in self.problems]
+
+
+def key(point: Point, cache: str, problem: Problem) -> str:
+    """The name of one sample in the records; unique."""
+    return f"{point.label}|{cache}|{problem.task}|{problem.template}|{problem.seed}|{problem.sample}"
+
+
+def job_of(batch: Batch, journal: Journal) -> Job:
+    """What is to be decoded; EGP aims at what static decoding wrote, which the journal must hold."""
+    reference = None
+    if batch.point == EGP:
+        reference = tuple(tuple(journal.records[name]["tokens"]) for name in static_keys(batch))
+    first = batch.problems[0]
+    prompts = tuple(problem.prompt for problem in batch.problems)
+    return Job(first.task, batch.cache, batch.point.policy, batch.seed, first.canvas, prompts, reference)
+
+
+def static_keys(batch: Batch) -> list[str]:
+    """Names of static decoding's samples of the same problems."""
+    return [key(STATIC, batch.cache, problem) for problem in batch.problems]
+
+
+def score(batch: Batch, decoded: Decoded) -> list[Record]:
+    """The records of a decoded batch."""
+    return [
+        {
+            "key": name,
+            "policy": batch.point.policy,
+            "label": batch.point.label,
+            "family": batch.point.family,
+            "cache": batch.cache,
+            "task": problem.task,
+            "template": problem.template,
+            "sample": problem.sample,
+            "seed": problem.seed,
+            "correct": int(problem.accepts(answer, found["tokens"])),
+            **found,
+            "prompt": problem.prompt,
+            "answer": answer,
+            "expected": problem.expected,
+        }
+        for name, problem, (answer, found) in zip(batch.keys, batch.problems, decoded, strict=True)
+    ]
