@@ -2,7 +2,7 @@
 
     python -m scripts.policy_table --samples 200 --processes 2
 
-A comparison in two halves (``runs/policies/*``, resumable), then one Markdown table between the markers of the page.
+One comparison (``runs/policies``, resumable), then one Markdown table between the markers of the page.
 Nothing here chooses a parameter: they are the papers' values, or the plain ladder k = 1, 2, 4 and d = 2, 4, 8.
 """
 
@@ -11,14 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from dllm_decode.lab.compare import compare
-from dllm_decode.lab.records import read_records
-from dllm_decode.lab.setting import EGP, read_setting
-from dllm_decode.lab.summary import ALL, summarise
-from dllm_decode.tasks import TASKS
+from dllm_decode.lab.setting import EGP
+from dllm_decode.lab.summary import ALL
+from samplers import parse_policy, spell
 from scripts.docs_page import put
 
 #: label in the table -> (policy string, what its paper claims on LLaDA-8B)
@@ -44,20 +42,21 @@ POLICIES: dict[str, tuple[str, str]] = {
     "FreeDave d=4": ("freedave:drafts=4", "lossless, up to 2.8-3.8x throughput"),
     "FreeDave d=8": ("freedave:drafts=8", "lossless"),
 }
+#: the same labels by the policy's own spelling, as records have it
+LABELS = {spell(parse_policy(policy)): label for label, (policy, _) in POLICIES.items()}
 
 
 def table(summary: dict[str, Any]) -> list[str]:
     """Markdown rows, one per policy, over all tasks together; the oracle last."""
     rows = [row for row in summary["rows"] if row["task"] == ALL]
     rows += [bound for bound in summary["bounds"] if bound["task"] == ALL and bound["name"] == EGP.label]
-    by_policy = {policy: label for label, (policy, _) in POLICIES.items()}
     out = [
         "| policy | accuracy % (95 %) | NFE | content tokens per forward | rows forwarded | tokens forwarded | "
         "same text as static % | the paper, on LLaDA-8B |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        name = by_policy.get(row.get("policy", ""), "EGP (oracle)")
+        name = LABELS[row["policy"]] if "policy" in row else "EGP (oracle)"
         claim = POLICIES[name][1] if name in POLICIES else "15-20x fewer steps than static: Learn2PD's upper bound"
         accuracy, low, high = (100 * row[k] for k in ("accuracy", "accuracy_low", "accuracy_high"))
         content = row["nfe"] * row["tpf_content"]
@@ -72,39 +71,25 @@ def table(summary: dict[str, Any]) -> list[str]:
 def per_task(summary: dict[str, Any]) -> list[str]:
     """Accuracy and content tokens per forward of every policy on every task."""
     tasks = summary["setting"]["tasks"]
-    by_policy = {policy: label for label, (policy, _) in POLICIES.items()}
     cells = {(row["policy"], row["task"]): row for row in summary["rows"]}
     out = ["| policy | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for policy, label in by_policy.items():
+    for policy, label in LABELS.items():
         shown = [cells[policy, task] for task in tasks]
         figures = (f"{100 * row['accuracy']:.0f} @ {row['tpf_content']:.1f}" for row in shown)
         out.append(f"| {label} | " + " | ".join(figures) + " |")
     return out
 
 
-def _half(args: tuple[list[str], Path, str, int, bool]) -> None:
-    tasks, folder, cache, samples, quiet = args
-    torch.set_num_threads(1)
-    compare(
-        "tiny", [policy for policy, _ in POLICIES.values()], tasks, folder, caches=cache, samples=samples, quiet=quiet
-    )
-
-
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/policies"),
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/policies"),
     page: Annotated[Path, typer.Option(help="The page that holds the tables.")] = Path("docs/policies.md"),
     samples: Annotated[int, typer.Option(min=1, help="Per task.")] = 200,
     cache: Annotated[str, typer.Option(help="KV cache.")] = "none",
-    processes: Annotated[int, typer.Option(min=1, help="Processes, one thread each; tasks are dealt out.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="That decode side by side.")] = 2,
 ) -> None:
     """Run the comparison and write its tables into the page."""
-    names = list(TASKS)
-    jobs = [(names[i::processes], out / f"{i}-of-{processes}", cache, samples, i > 0) for i in range(processes)]
-    with torch.multiprocessing.get_context("spawn").Pool(processes) as pool:
-        pool.map(_half, jobs)
-    records = [record for job in jobs for record in read_records(job[1])]
-    setting = {**read_setting(jobs[0][1]), "tasks": names}
-    summary = summarise(setting, records)
+    policies = [policy for policy, _ in POLICIES.values()]
+    summary = compare("tiny", policies, "all", out, caches=cache, samples=samples, processes=processes)
     put(page, "overall", table(summary))
     put(page, "tasks", per_task(summary))
 

@@ -112,7 +112,7 @@ class _Figures:
 
     def frontier(self, cache: str) -> Figure:
         """Accuracy against content TPF over all tasks."""
-        figure = new_figure(8.6, 5.0)
+        figure = new_figure(8.6, 4.2 + 0.2 * -(-(len(self.families) + 3) // 4))
         axes = figure.subplots()
         self._frontier(axes, cache, ALL, 6.5)
         axes.set_title(f"All tasks, cache {cache}", loc="left")
@@ -188,20 +188,21 @@ class _Figures:
         fast = [
             [(best.get((f, t)) or {"tpf_content": float("nan")})["tpf_content"] for t in tasks] for f in self.families
         ]
-        right = [[100 * self.rows[label, cache, task]["accuracy"] for task in tasks] for label in self.labels]
-        heights = [max(1, len(self.families)) + 2, len(self.labels) + 2]
+        labels = [label for label in self.labels if (label, cache, ALL) in self.rows]  # some may be left out here
+        right = [[100 * self.rows[label, cache, task]["accuracy"] for task in tasks] for label in labels]
+        heights = [max(1, len(self.families)) + 2, len(labels) + 2]
         figure = new_figure(2.9 + 0.56 * len(tasks), 1.2 + 0.27 * sum(heights))
         top, bottom = figure.subplots(2, 1, height_ratios=heights)
         if self.families:
             draw_heat(top, fast, self.families, tasks, "{:.2f}", log=True)
         top.set_title(f"Best content tokens per forward at one point of loss, cache {cache}", loc="left", fontsize=9)
-        draw_heat(bottom, right, self.labels, tasks, "{:.0f}")
+        draw_heat(bottom, right, labels, tasks, "{:.0f}")
         bottom.set_title(f"Accuracy (%), cache {cache}", loc="left", fontsize=9)
         return figure
 
     def steps(self, cache: str) -> Figure:
         """Content tokens committed per forward over a sample's progress."""
-        figure = new_figure(8.6, 4.2)
+        figure = new_figure(8.6, 3.6 + 0.2 * -(-(len(self.families) + 1) // 3))
         axes = figure.subplots()
         found = self.pictures.steps()
         at = [(i + 0.5) * 100 / PROGRESS_BINS for i in range(PROGRESS_BINS)]
@@ -215,7 +216,7 @@ class _Figures:
 
     def calibration(self, cache: str) -> Figure:
         """Agreement with static decoding by confidence."""
-        figure = new_figure(8.6, 4.4)
+        figure = new_figure(8.6, 3.6 + 0.2 * -(-len(self.families) // 3))
         axes = figure.subplots()
         found = self.pictures.calibration()
         labels = [label for label in self.shown.get((cache, ALL), []) if (label, cache, ALL) in found]

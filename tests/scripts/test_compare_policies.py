@@ -1,13 +1,21 @@
-"""The recipe script: same figures as the command's function, and a grid that parses."""
+"""The recipe script: same figures as the command's function, a grid that parses, and a page that is complete."""
 
 from __future__ import annotations
 
 import json
+import re
+
+import pytest
 
 from dllm_decode.lab.compare import compare
+from dllm_decode.lab.plots import write_plots
 from dllm_decode.lab.points import points
+from dllm_decode.lab.problems import task_names
+from dllm_decode.lab.summary import summarise_folder
 from scripts.check_resume import timeless, whole
-from scripts.compare_policies import GRID, compare_policies, findings
+from scripts.compare_policies import GRID, ORACLE_GRID, ORACLES, compare_policies
+from scripts.results_page import PICTURES, findings, write_results
+from tests.dllm_decode.lab_records import write_run
 from tests.dllm_decode.lab_toys import random_checkpoint
 
 
@@ -16,13 +24,78 @@ def test_the_recipe_is_what_the_command_runs(tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text("threshold: {threshold: [0.1, 0.9]}\n")
     setting = {"samples": 2, "egp": False, "quiet": True}
-    mine = compare_policies(str(checkpoint), "copy", tmp_path / "a", grid, **setting)
+    mine, records = compare_policies(str(checkpoint), "copy", tmp_path / "a", grid, **setting)
     other = compare(str(checkpoint), (), "copy", tmp_path / "b", grid=grid, **setting)
     for one, two in zip(mine["rows"], other["rows"], strict=True):
         assert (one["label"], one["nfe"], one["accuracy"]) == (two["label"], two["nfe"], two["accuracy"])
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in (tmp_path / "b").iterdir()}
-    (sentence,) = findings(mine)
-    assert sentence.startswith("cache none: at most 1 point below static, ")
+    assert len(records) == 3 * 2
+    sentences = findings(mine, records)
+    assert sentences and all(sentence.startswith("cache none: ") for sentence in sentences)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A made-up run over two caches, of which one leaves a policy out."""
+    folder = tmp_path_factory.mktemp("run")
+    policies = ("threshold:threshold=0.6", "threshold:threshold=0.9", "factor")
+    records = write_run(folder, policies, "copy,lines", samples=6, templates=(0,))
+    records = [r for r in records if (r["label"], r["cache"]) != ("factor", "dual")]
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    setting = json.loads((folder / "setting.json").read_text())
+    left = {"left_out": [{"label": "factor", "cache": "dual", "why": "on copy: it does not fit."}]}
+    (folder / "setting.json").write_text(json.dumps({**setting, **left, "threads": 1, "processes": 2}))
+    return folder, summarise_folder(folder), records
+
+
+def test_findings_say_what_the_figures_say(finished):
+    _, summary, records = finished
+    sentences = findings(summary, records)
+    text = "\n".join(sentences)
+    rows = {(r["label"], r["cache"]): r for r in summary["rows"] if r["task"] == "all"}
+    for cache in ("none", "dual"):
+        allowed = [
+            r
+            for (_, of), r in rows.items()
+            if of == cache and r["accuracy"] >= rows["static", cache]["accuracy"] - 0.01
+        ]
+        best = max(allowed, key=lambda r: r["tpf_content"])
+        if best["kind"] == "static":
+            assert f"cache {cache}: nothing is faster than static decoding" in text
+        else:
+            assert f"`{best['label']}` is the fastest with {best['tpf_content']:.2f} content tokens" in text
+    assert "cache dual against none, static decoding: " in text
+    assert "EGP reaches" in text and "the best policy of each sample reaches" in text
+    assert len(sentences) == len(set(sentences))
+
+
+def test_the_page_holds_pictures_tables_and_what_was_left_out(finished, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder, summary, records = finished
+    write_plots(folder, summary)
+    page = tmp_path / "docs" / "results.md"
+    write_results(page, folder, summary, records, None)
+    text = page.read_text()
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert sorted(shown) == sorted(f"results/{name}-{cache}.png" for name in PICTURES for cache in ("none", "dual"))
+    for name in shown:
+        assert (page.parent / name).read_bytes().startswith(b"\x89PNG")
+    assert text.startswith("# Results") and "$ python -m scripts.compare_policies --docs docs/results.md" in text
+    assert "2 processes, 1 thread each" in text
+    assert "Left out: `factor` with cache dual, on copy: it does not fit." in text
+    none, dual = text.split("## Cache dual")
+    assert "| `factor` |" in none and "| `factor` |" not in dual
+    for sentence in findings(summary, records):
+        assert f"- {sentence}" in text
+    tables = [block for block in text.split("\n\n") if block.startswith("| ")]
+    assert len(tables) == 2 * 4
+    for block in tables:
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_oracle_grid_and_its_tasks_are_real():
+    assert len(task_names(ORACLES)) == 5
+    assert len(points((), ORACLE_GRID)) > 10
 
 
 def test_the_results_grid_names_real_policies():
