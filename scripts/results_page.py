@@ -12,7 +12,7 @@ from dllm_decode.lab.metrics import paired, sample_of
 from dllm_decode.lab.records import Record
 from dllm_decode.lab.setting import EGP
 from dllm_decode.lab.summary import ALL
-from dllm_decode.lab.tables import COST, NOTES, QUALITY, about, by_task, information, number, percent, table
+from dllm_decode.lab.tables import COST, NOTES, QUALITY, about, by_task, information, left_out, number, percent, table
 from dllm_decode.lab.tables import accuracy as with_interval
 
 COMMAND = "python -m scripts.compare_policies --docs docs/results.md"
@@ -151,8 +151,8 @@ def write_results(
         *(f"- {sentence}" for sentence in findings(summary, records)),
         "",
     ]
-    for left in setting.get("left_out", ()):
-        out += [f"Left out: `{left['label']}` with cache {left['cache']}, {left['why']}", ""]
+    for sentence in left_out(setting):
+        out += [sentence, ""]
     columns = [column for name in SHOWN for column in (*QUALITY, *COST) if column[0] == name and name != "policy"]
     columns.insert(0, QUALITY[0])
     for cache in setting["caches"]:

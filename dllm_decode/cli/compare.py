@@ -121,12 +121,16 @@ def compare(
             dtype=dtype,
             plots=plots,
         )
+    from dllm_decode.lab.tables import left_out
+
     console = stdout()
     if as_json:
         write_json(console, summary)
         return
     for kind in summary["setting"]["caches"]:
         console.print(overview(summary, kind))
+    for sentence in left_out(summary["setting"]):
+        say(console, sentence)
     for name in ("summary.md", "summary.csv", "summary.json", "report.html"):
         say(console, str(out / name))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dllm_decode.lab.metrics import Records
 
-ETA = 3  # candidates shrink, and samples grow, by this factor per rung
+ETA = 3  # candidates shrink by this factor per rung; samples grow by it, or by less if there are few
 FINALISTS = 4
 FEWEST = 10  # samples per task and seed in the first rung
 
@@ -24,9 +24,10 @@ class Rung:
 
 def rungs(candidates: int, samples: int) -> list[Rung]:
     """The rounds for so many candidates, the last of which reaches ``samples`` samples per task and seed."""
-    rounds = max(1, math.ceil(math.log(max(candidates, 1) / FINALISTS, ETA) + 1) if candidates > FINALISTS else 1)
-    ends = [max(min(FEWEST, samples), samples // ETA ** (rounds - 1 - r)) for r in range(rounds)]
-    ends[-1] = samples
+    rounds = math.ceil(math.log(candidates / FINALISTS, ETA)) + 1 if candidates > FINALISTS else 1
+    least = max(min(FEWEST, samples), samples / ETA ** (rounds - 1))
+    growth = (samples / least) ** (1 / max(1, rounds - 1))  # ETA, or less: from FEWEST in equal ratios
+    ends = [round(least * growth**r) for r in range(rounds - 1)] + [samples]
     out, first, left = [], 0, candidates
     for last in ends:
         if last > first:

@@ -14,7 +14,7 @@ from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.report_data import ReportData
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
-from dllm_decode.lab.tables import where
+from dllm_decode.lab.tables import left_out, where
 from dllm_decode.lab.viewer import SCRIPTS, write_page
 
 MAX_BYTES = 10_000_000
@@ -69,7 +69,8 @@ def build_report(
         "facts_html": "".join(
             f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts(setting)
         ),
-        "footer": "This page is complete in itself: it loads nothing from any network.",
+        "footer": "This page is complete in itself: it loads nothing from any network."
+        + "".join(f" {sentence}" for sentence in left_out(setting)),
     }
     block = json_block("data", data)
     scripts = (*SCRIPTS, "charts.js", "samples.js", "table.js", "report.js")
@@ -124,6 +125,7 @@ def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("blocks", "one" if block is None else f"{block} cells"),
         ("temperature", f"{config['temperature']:g}"),
         ("rows together", str(setting["batch_size"])),
+        ("left out", ", ".join(f"{x['label']} with cache {x['cache']}" for x in setting.get("left_out", ()))),
         *((name, str(number)) for name, number in setting["versions"].items()),
         ("date", str(setting["date"])),
     ]

@@ -108,7 +108,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     """The whole summary as one Markdown document."""
     setting = summary["setting"]
     out = [f"# {setting['model']}: {len(setting['policies'])} policies compared\n\n{about(setting)}\n"]
-    out += [f"\nLeft out: `{x['label']}` with cache {x['cache']}, {x['why']}\n" for x in setting.get("left_out", ())]
+    out += [f"\n{sentence}\n" for sentence in left_out(setting)]
     tasks = setting["tasks"]
     for cache in setting["caches"]:
         here = [row for row in summary["rows"] if row["cache"] == cache]
@@ -124,6 +124,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if summary["information"]:
         out.append(f"\n## Information-theoretic bound of the oracles\n\n{information(summary['information'])}")
     return "".join(out) + f"\n## How to read this\n\n{NOTES}\n"
+
+
+def left_out(setting: Mapping[str, Any]) -> list[str]:
+    """One sentence per policy that does not run over one of the caches."""
+    return [f"Left out: `{x['label']}` with cache {x['cache']}, {x['why']}" for x in setting.get("left_out", ())]
 
 
 def about(setting: Mapping[str, Any]) -> str:

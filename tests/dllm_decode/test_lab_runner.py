@@ -240,7 +240,8 @@ def test_a_policy_that_fits_one_cache_is_left_out_with_the_other(tmp_path):
     (left,) = read_setting(tmp_path / "run")["left_out"]
     assert (left["label"], left["cache"]) == ("threshold+sched", "dual")
     summary = summarise_folder(tmp_path / "run")
-    assert write_report(tmp_path / "run").is_file()
+    page = write_report(tmp_path / "run").read_text()
+    assert "threshold+sched with cache dual" in page and "Left out: `threshold+sched` with cache dual, on copy" in page
     assert len(summary["rows"]) == 2 * 5
     assert "Left out: `threshold+sched` with cache dual, on copy: SchED reads" in markdown(summary)
     with pytest.raises(PolicyError, match="threshold.sched does not work with cache dual on copy: SchED reads"):

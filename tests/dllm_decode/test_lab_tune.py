@@ -38,6 +38,12 @@ def test_rungs_use_every_sample_once_and_end_with_all(candidates, samples):
     assert found[-1].keep >= 1
 
 
+def test_rungs_grow_evenly_from_the_fewest_samples():
+    assert [rung.last for rung in rungs(45, 100)] == [10, 22, 46, 100]
+    assert [rung.last for rung in rungs(45, 900)] == [33, 100, 300, 900]
+    assert [(rung.last, rung.keep) for rung in rungs(12, 100)] == [(33, 4), (100, 4)]
+
+
 def test_halving_spends_most_on_the_best():
     spent: dict[str, int] = {}
 
