@@ -87,7 +87,7 @@ def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row]
 
 
 def missed(rows: list[Row], shares: dict[str, float], bundled: dict[str, float | None] | None) -> list[str]:
-    """One sentence per bar that this machine misses; bars that were not measured count as missed."""
+    """One sentence per bar that this machine misses; bars of steps that were not measured count as missed."""
     out = []
     by_name = {row.name: row for row in rows}
     for name, least in BARS.items():
@@ -224,8 +224,8 @@ def main(
     else:
         if rows:
             show(rows, shares, machine)
-        for name in ("bundled", "refresh", "growth"):
-            print(*sections.get(name, ()), sep="\n")
+        for name in [name for name in ("bundled", "refresh", "growth") if name in sections]:
+            print(*sections[name], sep="\n")
     if docs is not None:
         write_sections(docs, sections, machine)
     if check:
