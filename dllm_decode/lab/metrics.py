@@ -142,11 +142,11 @@ def arness(record: Mapping[str, Any]) -> tuple[float | None, float | None]:
     1 is left to right, 0 any order, -1 right to left. Cells up to the end token count; None if one forward decided
     them all, or there is only one.
     """
-    step = np.full(record["n_canvas"], -1)
+    step = np.full(record["n_until_eos"], -1)
     for at, writes in enumerate(record["steps"]):
         for cell, _, _ in writes:
-            step[cell] = at  # a revoke is always followed by a later commit
-    step = step[: record["n_until_eos"]]
+            if cell < len(step):  # a shortened canvas leaves commits behind its new end
+                step[cell] = at  # a revoke is always followed by a later commit
     if len(step) < 2 or (step == step[0]).all():
         return None, None
     n = len(step)

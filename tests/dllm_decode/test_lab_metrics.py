@@ -156,6 +156,11 @@ def test_order_counts_the_last_commit_and_stops_at_the_end_token():
     assert arness(revoked)[0] == pytest.approx(stats.kendalltau(range(4), [3, 1, 2, 0]).statistic)
 
 
+def test_order_leaves_out_what_was_cut_with_the_canvas():
+    cut = made(n_canvas=3, n_until_eos=3, steps=[[[4, 7, 0.9], [0, 7, 0.9]], [[2, 7, 0.9]], [[1, 7, 0.9]]])
+    assert arness(cut) == pytest.approx(arness(ordered([0, 2, 1])))
+
+
 def test_template_spread():
     records = [made(template=t, correct=c) for t, c in ((0, 1), (0, 1), (1, 1), (1, 0), (2, 0))]
     assert by_template(records) == {"template_accuracy": {"0": 1.0, "1": 0.5, "2": 0.0}, "template_spread": 1.0}
