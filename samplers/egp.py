@@ -43,6 +43,11 @@ class EGP(Policy):
     def bind(self, setting: Setting) -> EGP:  # noqa: D102
         if not self.reference:
             raise PolicyError("EGP needs the outputs to aim at; give EGP(reference=result.sequences).")
+        if setting.temperature > 0:
+            raise PolicyError(
+                f"EGP waits until its reference is proposed, which sampling may never do; temperature is "
+                f"{setting.temperature}, set it to 0."
+            )
         return self
 
     def begin(self, view: View) -> Replay:  # noqa: D102

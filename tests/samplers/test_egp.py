@@ -56,6 +56,8 @@ def test_refuses() -> None:
         decode(tiny("llada"), EGP(((1, 2),)), [[1], [2]], max_new_tokens=2)
     with pytest.raises(PolicyError, match="EGP's reference 0 has 2 tokens, but 4 cells are to be decoded"):
         decode(tiny("llada"), EGP(((1, 2),)), [[1]], max_new_tokens=4)
+    with pytest.raises(PolicyError, match="temperature is 0.7, set it to 0"):
+        decode(tiny("llada"), EGP(((1, 2),)), [[1]], max_new_tokens=2, temperature=0.7)
 
 
 def test_its_reference_is_no_setting() -> None:
