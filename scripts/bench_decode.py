@@ -86,6 +86,24 @@ def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row]
     return rows, shares
 
 
+def half_rows(repeats: int) -> list[Row]:
+    """The steps at temperature 0 in bf16, where this processor multiplies it; fp32 is the default on a CPU."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return []
+    model = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW)
+    model.module.to(torch.bfloat16)
+    time_ours(model, PROMPT, BLOCK, BLOCK, K, "none", 0.0)  # warm-up
+    rows = []
+    for cache in ("none", "dual"):
+        new = NEW if cache != "none" else 2 * BLOCK
+        steps: list[float] = []
+        for _ in range(repeats):
+            steps += time_ours(model, PROMPT + NEW - new, new, BLOCK, K, cache, 0.0)[1]
+        name = f"step, {'no cache' if cache == 'none' else cache}, T=0, bf16"
+        rows.append(Row(name, f"L{LAYERS} d{WIDTH} V{VOCABULARY} N{PROMPT + NEW} b{BLOCK}", middle(steps), None, None))
+    return rows
+
+
 def missed(rows: list[Row], shares: dict[str, float], bundled: dict[str, float | None] | None) -> list[str]:
     """One sentence per bar that this machine misses; bars of steps that were not measured count as missed."""
     out = []
@@ -203,6 +221,7 @@ def main(
         raise typer.Exit(1 if check and sentences else 0)
     machine = machine_rates(BLOCK)
     rows, shares = step_rows(machine, textbook, repeats) if steps else ([], {})
+    rows += half_rows(repeats) if steps else []
     end_to_end = bundled_rows(samples) if bundled else None
     refreshed = refresh_rows(problems) if refresh else []
     sections: dict[str, list[str]] = {}
