@@ -73,7 +73,7 @@ def main(
     model: Annotated[str, typer.Option(help="Checkpoint folder, hub id, or 'tiny'.")] = "tiny",
     tasks: Annotated[str, typer.Option(help="'all', or names separated by commas.")] = "all",
     cache: Annotated[str, typer.Option(help="Such as none,dual.")] = "none,dual",
-    samples: Annotated[int, typer.Option(min=1, help="Per task.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="Per task.")] = 60,
     draws: Annotated[int, typer.Option(min=0, help="Per exact oracle; 0 leaves them out.")] = 200,
     grid: Annotated[Path, typer.Option(help="YAML of policies and parameters.")] = GRID,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/results"),
