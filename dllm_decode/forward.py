@@ -169,7 +169,7 @@ class Forwarder:
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
             twins = self._spread(scores, slice(size, len(cells)), shadow, view)
-            prediction = replace(prediction, shadow=replace(twins, logits=None, cells=None))
+            prediction = replace(prediction, shadow=replace(twins, logits=None, logsumexp=None, cells=None))
         return prediction
 
     def _run_branches(
@@ -211,7 +211,8 @@ class Forwarder:
         scores = self._forward(layout, group, ids, cells, [scored], generators, draws)
         everything = torch.zeros_like(imagined.masked)
         everything[flat] = scored
-        return replace(self._spread(scores, slice(0, len(cells)), everything, imagined), branches=branches)
+        said = self._spread(scores, slice(0, len(cells)), everything, imagined)
+        return replace(said, branches=branches, canvases=canvases)
 
     def _forward(
         self,
@@ -276,6 +277,7 @@ class Forwarder:
             margin=spread(scores.margin),
             logit_margin=spread(scores.logit_margin),
             logits=None if scores.logits is None else scores.logits[part],
+            logsumexp=None if scores.logsumexp is None else scores.logsumexp[part],
             probs=None if scores.probs is None else scores.probs[part],
             cells=None if scores.logits is scores.probs is None else where.flatten().nonzero()[:, 0],
         )

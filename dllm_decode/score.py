@@ -44,7 +44,10 @@ class ScoreRule:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per scored cell, ``[M]``: token long, the rest fp32; ``logits``, ``probs`` ``[M, V]``; ``None`` = not needed."""
+    """Per scored cell, ``[M]``: token long, the rest fp32; ``logits``, ``probs`` ``[M, V]``; ``None`` = not needed.
+
+    ``logsumexp`` is that of the ``logits`` and comes with them.
+    """
 
     token: Tensor
     confidence: Tensor
@@ -53,6 +56,7 @@ class Scores:
     logit_margin: Tensor | None = None
     logits: Tensor | None = None
     probs: Tensor | None = None
+    logsumexp: Tensor | None = None
 
     def to(self, device: torch.device) -> Scores:
         """The same on another device."""
@@ -70,9 +74,7 @@ class Scores:
 
         token, confidence = join("token"), join("confidence")
         assert token is not None and confidence is not None
-        return cls(
-            token, confidence, join("entropy"), join("margin"), join("logit_margin"), join("logits"), join("probs")
-        )
+        return cls(token, confidence, *(join(f.name) for f in fields(cls)[2:]))
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def score(
     drawn = filter_logits(plain, rule.top_p, rule.top_k, rule.mask_id)
     source = drawn if rule.filtered else logits
     lse = source.logsumexp(-1)
+    kept_lse = None if kept is None else lse if source is logits else kept.logsumexp(-1)
     top2 = source.topk(2).values if rule.needs & {"margin"} else None
     raw2 = logits.topk(2).values if "logit_margin" in rule.needs else None
     entropy = _entropy(source, lse) if "entropy" in rule.needs else None
@@ -160,6 +163,7 @@ def score(
         logit_margin=None if raw2 is None else (raw2[:, 0] - raw2[:, 1]).float(),
         logits=None if kept is None else kept.float(),
         probs=_drawn_from(drawn, rule, scale) if "probs" in rule.needs else None,
+        logsumexp=None if kept_lse is None else kept_lse.float(),
     )
 
 

@@ -125,7 +125,7 @@ class ModelStep:
         if not pieces:
             empty = hidden.new_zeros(0, dtype=torch.float32)
             wide = hidden.new_zeros(0, self.model.vocab_size, dtype=torch.float32)
-            return Scores(empty.long(), empty, empty, empty, empty, wide, wide)
+            return Scores(empty.long(), empty, empty, empty, empty, wide, wide, empty)
         return Scores.cat(pieces)
 
     def _timed(self, call: Callable[..., Tensor], *args: Any) -> Tensor:

@@ -9,21 +9,26 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Setting, View
+from samplers.distributions import Distributions, Mean
 from samplers.select import rank, top
 
 
 @dataclass(frozen=True)
 class History:
-    """The last d - 1 forwards of the block, newest first.
+    """The V best cells of the last d - 1 forwards of the block, newest first.
 
     Attributes:
-        cells: long ``[B, d-1, V]``, the V best cells of each; -1 = fewer than V.
-        probs: fp32 ``[B, d-1, V, X]``, their distributions.
+        cells: long ``[B, d-1, V]``; -1 = fewer than V.
+        probs: d - 1 times fp32 ``[B, V, X]``, their distributions.
+        least: fp32 ``[B, d-1, V]``, lower bounds of their entropies in nats.
+        likeliest: long ``[B, d-1, V]``, their likeliest tokens, if CCD-DS compares them.
         steps: long ``[B]``, how many forwards of this block are held.
     """
 
     cells: Tensor
-    probs: Tensor
+    probs: tuple[Tensor, ...]
+    least: Tensor
+    likeliest: Tensor
     steps: Tensor
 
 
@@ -125,7 +130,9 @@ class CCD(Policy):
             return Buffer(empty(self.longest), empty(self.longest), torch.ones_like(view.start))
         assert self.history is not None and self.vocab_size is not None
         held, kept = self.history - 1, min(self.candidates, view.tokens.shape[1])
-        return History(empty(held, kept), empty(held, kept, self.vocab_size).float(), torch.zeros_like(view.start))
+        probs = tuple(torch.zeros(rows, kept, self.vocab_size, device=device) for _ in range(held))
+        tokens = empty(held, kept)
+        return History(tokens, probs, tokens.float(), tokens, torch.zeros_like(view.start))
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         score = self.ranking(prediction)
@@ -147,34 +154,54 @@ class CCD(Policy):
         places = rank(score, prediction.open)
         best = places.sort(dim=-1, stable=True).indices[:, : min(self.candidates, places.shape[1])]  # [B, V]
         real = prediction.open.gather(1, best)
-        probs = _distributions(prediction, best)  # [B, V, X]
+        token = prediction.token.gather(1, best)
+        now = Distributions(prediction, best, real)
         steps = memory.steps.masked_fill(view.block_step == 0, 0)
 
         met = memory.cells[:, :, :, None] == best[:, None, None, :]  # [B, d-1, V then, V now]
         held = memory.cells.shape[1]
         candidate = real & met.any(2).all(1) & (steps >= held)[:, None]
-        where = met.to(torch.uint8).argmax(2)[..., None].expand(-1, -1, -1, probs.shape[-1])
-        seen = torch.cat([probs[:, None], memory.probs.gather(2, where)], 1)  # [B, d, V, X]
-        pbar = seen.mean(1)
-        entropy = torch.special.entr(pbar).sum(-1)  # [B, V]
+        where = met.to(torch.uint8).argmax(2)  # [B, d-1, V]
+        mean = Mean(now, memory.probs, where, token, view.mask_id)
+        # The entropy of a mean is at least the mean of the entropies.
+        least = (now.least + memory.least.gather(2, where).sum(1)) / (held + 1)
 
-        chosen = top(-entropy, candidate, self.budget)
-        if self.adaptive:
-            likeliest = _likeliest(seen, view.mask_id)
-            same = (likeliest == likeliest[:, :1]).all(1) if self.eps is None else entropy < self.eps
-            chosen = torch.where((same & candidate).any(-1, keepdim=True), same & candidate, chosen)
+        same, likeliest = torch.zeros_like(candidate), token
+        if self.eps is not None:
+            mean.measure(candidate & (least < self.eps))
+            same = candidate & (mean.entropy < self.eps)
+        elif self.adaptive:
+            likeliest = now.likeliest(token, view.mask_id)
+            same = candidate & (memory.likeliest.gather(2, where) == likeliest[:, None]).all(1)
+        search = candidate & ~same.any(-1, keepdim=True)
+        rivals = search & (search.sum(-1, keepdim=True) > self.budget)
+        # Ahead by its lower bound, and by its upper bound behind no other's lower one: then the rest need no numbers.
+        ahead = top(-least, rivals, self.budget)
+        close = rivals & ~ahead & (least <= mean.most(ahead).amax(-1, keepdim=True))
+        mean.measure(ahead & close.any(-1, keepdim=True))
+        mean.measure(close & (least <= mean.entropy.masked_fill(~ahead, -torch.inf).amax(-1, keepdim=True)))
+        entropy = torch.where(mean.entropy.isinf(), least, mean.entropy)
+        chosen = same | top(-entropy, search, self.budget)
+
         plain = ~candidate.any(-1, keepdim=True)
         spread = torch.zeros_like(prediction.open).scatter(1, best, chosen)
         write = torch.where(plain, places < self.budget, spread) & prediction.open
         values = prediction.token
         if self.token != "current":
-            averaged = values.scatter(1, best, _likeliest(pbar, view.mask_id))
-            values = torch.where(plain, values, averaged)
+            agreed = same if self.eps is None else torch.zeros_like(same)  # the mean's likeliest is each one's then
+            values = values.scatter(1, best, torch.where(agreed, likeliest, mean.likeliest(chosen & ~agreed)))
         order = torch.where(plain, -score, torch.zeros_like(score).scatter(1, best, entropy))
 
-        cells = torch.cat([best.masked_fill(~real, -1)[:, None], memory.cells], 1)[:, :held]
-        probs = torch.cat([probs[:, None], memory.probs], 1)[:, :held]
-        return Decision(write, values, order=order), History(cells, probs, (steps + 1).clamp(max=held))
+        def push(new: Tensor, old: Tensor) -> Tensor:
+            return torch.cat([new[:, None], old], 1)[:, :held]
+
+        return Decision(write, values, order=order), History(
+            push(best.masked_fill(~real, -1), memory.cells),
+            (now.probs, *memory.probs)[:held],
+            push(now.least, memory.least),
+            push(likeliest, memory.likeliest),
+            (steps + 1).clamp(max=held),
+        )
 
     @property
     def longest(self) -> int:
@@ -215,19 +242,3 @@ class CCDDS(CCD):
     """CCD-DS: CCD that commits every cell whose prediction is consistent; see :class:`CCD`."""
 
     adaptive: bool = True
-
-
-def _distributions(prediction: Prediction, cells: Tensor) -> Tensor:
-    """Fp32 ``[B, V, X]``: softmax at ``cells`` ``[B, V]``; junk where nothing was predicted."""
-    assert prediction.logits is not None and prediction.cells is not None
-    rows = torch.arange(len(cells), device=cells.device)[:, None]
-    flat = (rows * prediction.token.shape[1] + cells).flatten()
-    if not len(prediction.cells):
-        return prediction.logits.new_zeros(*cells.shape, prediction.logits.shape[1])
-    found = torch.searchsorted(prediction.cells, flat).clamp(max=len(prediction.cells) - 1)
-    return prediction.logits[found].softmax(-1).view(*cells.shape, -1)
-
-
-def _likeliest(probs: Tensor, mask_id: int) -> Tensor:
-    """Long ``[...]``: argmax of ``[..., X]`` beside the mask token."""
-    return probs.index_fill(-1, torch.tensor([mask_id], device=probs.device), -1.0).argmax(-1)

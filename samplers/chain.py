@@ -20,7 +20,7 @@ class Chain:
         turn: long ``[B, G]``, the branch each cell was written on; -1 = not at all.
         last: long ``[B]``, the branch where the chain ends.
         surest: fp64 ``[B, G]``, the step's order of its writes. ``confidence``: fp32 ``[B, G]``, what the trace shows.
-        accepted: bool ``[B, G]``, whether the step's rule chose a written cell.
+        accepted: bool ``[B, G]``, whether the step's rule chose a written cell; ``None`` = all of them.
         memory: the step's.
     """
 
@@ -29,7 +29,7 @@ class Chain:
     last: Tensor
     surest: Tensor
     confidence: Tensor
-    accepted: Tensor
+    accepted: Tensor | None
     memory: Memory
 
 
@@ -50,7 +50,8 @@ def furthest(canvases: Tensor, reached: Tensor, first: int = 0, part: Tensor | N
         agrees = agrees | part[:, None]
     index = torch.arange(canvases.shape[1], device=canvases.device)
     branch = torch.arange(first, first + reached.shape[1], device=index.device)[:, None]
-    return torch.where(agrees.all(-1) & (index > branch), index, branch).amax(-1)
+    whole = agrees.view(torch.uint8).amin(-1).bool()  # all(-1), in a quarter of its time
+    return torch.where(whole & (index > branch), index, branch).amax(-1)
 
 
 def follow(
@@ -91,7 +92,7 @@ def _one_by_one(
     at = torch.zeros_like(now.start)  # the branch where each row's chain stands
     turn = torch.full_like(now.tokens, -1)
     surest, confidence = turn.double(), prediction.pick(0).confidence
-    accepted = torch.ones_like(now.masked)
+    accepted: Tensor | None = None
     names = torch.arange(len(at), device=at.device)
     for branch in range(prediction.branches):
         here = at == branch
@@ -111,7 +112,8 @@ def _one_by_one(
         fresh = row & (reached != now.tokens)
         surest = torch.where(fresh, -said.confidence if chosen.order is None else chosen.order, surest)
         if chosen.accepted is not None:
-            accepted = torch.where(fresh, chosen.accepted, accepted)
+            known = torch.ones_like(fresh) if accepted is None else accepted
+            accepted = torch.where(fresh, chosen.accepted, known)
         seen = said.confidence if chosen.confidence is None else chosen.confidence
         confidence = torch.where(row & (turn < 0), seen, confidence)
         turn = turn.masked_fill(fresh, branch)
@@ -127,36 +129,43 @@ def _at_once(
 ) -> Chain:
     """A step without a memory: on all branches together, then see which of them the chain visits.
 
-    Only the number of steps before a branch depends on the way there.  It is guessed to be the branch's own number,
-    and the steps are taken again if that was wrong.
+    Only the number of steps before a branch depends on the way there.  The way is guessed to be straight, and the
+    steps are taken again if that was wrong.
     """
-    count = prediction.branches
-    names = torch.arange(len(canvases), device=canvases.device)
-    seen, said = now.imagine(canvases), replace(prediction, branches=1)
+    index = torch.arange(prediction.branches, device=canvases.device)
+    names = torch.arange(len(canvases), device=index.device)
+    seen, said = now.imagine(canvases), replace(prediction, branches=1, canvases=None)
     if across:
-        first = torch.arange(len(seen.start), device=names.device) % count == 0
-        seen = put_rows(first, seen, seen.moved())  # the canvas itself stands where it stands
+        there, first = seen.moved(), index.repeat(len(canvases)) == 0  # the canvas itself stands where it does
+        start, end = torch.where(first, seen.start, there.start), torch.where(first, seen.end, there.end)
+        seen = replace(
+            there, start=start, end=end, block_index=torch.where(first, seen.block_index, there.block_index)
+        )
         said = replace(said, open=said.predicted & seen.open)
-    blocks = seen.block_index.view(-1, count)
-    guess = Way.straight(blocks, now.block_step)
+    blocks = seen.block_index.view(-1, len(index))
+    guess: dict[int, list[int]] = {}  # the ways that leave out drafts, by row
     while True:
-        steps = now.step[:, None] + guess.number
-        here = replace(seen, step=steps.flatten(), block_step=guess.block_step.flatten())
-        chosen, _ = step.decide(here, said, None)
+        number = index.repeat(len(canvases), 1)
+        for row, way in guess.items():
+            number[row, way] = index[: len(way)]
+        inside = _within_block(number, blocks, now.block_step) if across else now.block_step[:, None] + number
+        counted = replace(seen, step=(now.step[:, None] + number).flatten(), block_step=inside.flatten())
+        chosen, _ = step.decide(counted, said, None)
         reached = torch.where(chosen.write, chosen.values, seen.tokens).view_as(canvases)
         onward = furthest(canvases, reached, 0, part)
-        way = Way.along(onward, blocks, now.block_step)
-        if way.fits(guess):
+        ways = [_way(row) for row in onward.tolist()]
+        crooked = {row: way for row, way in enumerate(ways) if way != list(range(len(way)))}
+        if crooked == guess:
             break
-        guess = way
+        guess = crooked
 
-    index = torch.arange(count, device=onward.device)
-    goes = way.visited & (onward > index)
-    target = canvases.gather(1, onward[:, :, None].expand_as(canvases))
-    reached = torch.where(goes[:, :, None], target, reached)
-    fresh = way.visited[:, :, None] & (reached != canvases)
+    visited = torch.tensor([branch in way for way in ways for branch in range(len(index))], device=index.device)
+    last = torch.tensor([way[-1] for way in ways], device=index.device)
+    if part is not None:  # a draft may hold less than the step has written
+        target = canvases.gather(1, onward[:, :, None].expand_as(canvases))
+        reached = torch.where((onward > index)[:, :, None], target, reached)
+    fresh = visited.view_as(onward)[:, :, None] & (reached != canvases)
     turn = torch.where(fresh, index[:, None], -1).amax(1)
-    last = torch.where(way.visited, index, 0).amax(-1)
     where = torch.where(turn < 0, last[:, None], turn)[:, None]
 
     def at_its_turn(x: Tensor) -> Tensor:
@@ -164,58 +173,26 @@ def _at_once(
 
     surest = at_its_turn(-said.confidence if chosen.order is None else chosen.order).double()
     confidence = at_its_turn(said.confidence if chosen.confidence is None else chosen.confidence)
-    accepted = torch.ones_like(now.masked) if chosen.accepted is None else at_its_turn(chosen.accepted)
+    accepted = None if chosen.accepted is None else at_its_turn(chosen.accepted)
     # One after the other, a draft that leaves nothing to decide would not have been forwarded.
-    forwarded = way.visited & (said.open.any(-1).view_as(onward) | (index == 0))
-    then = now.after(turn >= 0, reached[names, last], forwarded.sum(-1))
+    then = now.after(turn >= 0, reached[names, last], fresh.any(-1).sum(-1).clamp(min=1))
     if across:
         then = then.moved()
         moved = then.block_index > blocks[names, last]
-        then = replace(then, block_step=torch.where(moved, 0, way.block_step[names, last] + 1))
+        then = replace(then, block_step=torch.where(moved, 0, inside[names, last] + 1))
     return Chain(then, turn, last, surest, confidence, accepted, None)
 
 
-@dataclass(frozen=True)
-class Way:
-    """Which branches a chain visits, and how many steps it has taken when it gets there.
+def _way(onward: list[int]) -> list[int]:
+    """The branches from 0 on, each leading to the next, until one leads to itself."""
+    way = [0]
+    while onward[way[-1]] != way[-1]:
+        way.append(onward[way[-1]])
+    return way
 
-    Attributes:
-        visited: bool ``[B, K]``. ``number``: long ``[B, K]``, steps before this one. ``block_step``: long ``[B, K]``,
-            the same within the block, counted on from the canvas's.
-    """
 
-    visited: Tensor
-    number: Tensor
-    block_step: Tensor
-
-    @classmethod
-    def straight(cls, blocks: Tensor, block_step: Tensor) -> Way:
-        """From each branch to the next; ``blocks``: long ``[B, K]``, the block each stands in."""
-        index = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
-        inside = index - (blocks[:, :, None] == blocks[:, None, :]).to(torch.uint8).argmax(-1)
-        inside = inside + block_step[:, None] * (blocks == blocks[:, :1])
-        return cls(torch.ones_like(blocks, dtype=torch.bool), index, inside)
-
-    @classmethod
-    def along(cls, onward: Tensor, blocks: Tensor, block_step: Tensor) -> Way:
-        """From branch 0 to ``onward`` of it (long ``[B, K]``), and so on until a branch leads to itself."""
-        visited, numbers, steps = [], [], []
-        for goes, block, step in zip(onward.tolist(), blocks.tolist(), block_step.tolist(), strict=True):
-            seen, number, inside = ([0] * len(goes) for _ in range(3))
-            at = taken = 0
-            while True:
-                seen[at], number[at], inside[at] = 1, taken, step
-                if goes[at] == at:
-                    break
-                step = step + 1 if block[goes[at]] == block[at] else 0
-                at, taken = goes[at], taken + 1
-            visited.append(seen)
-            numbers.append(number)
-            steps.append(inside)
-        packed = torch.tensor([visited, numbers, steps], device=onward.device)
-        return cls(packed[0].bool(), packed[1], packed[2])
-
-    def fits(self, guess: Way) -> bool:
-        """Whether what was guessed of the visited branches is so."""
-        same = (self.number == guess.number) & (self.block_step == guess.block_step)
-        return bool((same | ~self.visited).all())
+def _within_block(number: Tensor, blocks: Tensor, block_step: Tensor) -> Tensor:
+    """Long ``[B, K]``: steps in the block each branch stands in (``blocks``) before it, from the ``number`` in all."""
+    same = blocks[:, :, None] == blocks[:, None]
+    entered = torch.where(same, number[:, None], number.shape[1]).amin(-1)
+    return number - entered + block_step[:, None] * (blocks == blocks[:, :1])

@@ -21,9 +21,8 @@ from samplers.contract import (
     Scope,
     Setting,
     View,
-    map_rows,
-    merge_rows,
 )
+from samplers.drafts import put_rows
 
 
 def _union(scopes: Iterable[Scope]) -> Scope:
@@ -162,7 +161,7 @@ class Composition(Policy):
         if decision.turn is not None and prediction.branches > 1:
             return self._finish_turns(view, prediction, decision, memory)
         done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
-        return replace(done, order=_order(done, decision.write, prediction)), memory
+        return replace(done, order=_order(done, done.write & ~decision.write, prediction)), memory
 
     def _finish_turns(
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
@@ -171,31 +170,36 @@ class Composition(Policy):
 
         So what a rule does under a part that stops or cuts rows does not depend on how many forwards it took.
         """
-        write, values = torch.zeros_like(decision.write), decision.values
+        turns, values = decision.turn, decision.values
         order, confidence = decision.order, decision.confidence
-        assert decision.turn is not None and order is not None and confidence is not None
-        stop, length = torch.zeros_like(view.start, dtype=torch.bool), view.length
-        hold = stop
-        for turn in range(prediction.branches):
-            now = decision.write & (decision.turn == turn) & ~(stop | (length < view.length))[:, None]
-            rows = now.any(-1).nonzero()[:, 0]
-            if not len(rows):
+        assert turns is not None and order is not None and confidence is not None
+        write = torch.zeros_like(decision.write)
+        stop = hold = torch.zeros_like(view.start, dtype=torch.bool)
+        length = view.length
+        before: tuple[Tensor, Tensor, Tensor] | None = None
+        for turn in range(int(turns.max()) + 1):
+            now = decision.write & (turns == turn) & ~(stop | (length < view.length))[:, None]
+            rows = now.any(-1)
+            if not bool(rows.any()):
                 continue
-            part = replace(decision, write=now, stop=None, length=None, turn=None)
+            if before is not None:
+                view = view.after(*before).moved()
             said = prediction.pick(turn)
+            part = replace(decision, write=now, stop=None, length=None, turn=None)
             done, after = self._in_turn("finish", memory, part, partial(_finish, view, said))
-            memory = merge_rows(memory, rows, map_rows(after, partial(torch.index_select, dim=0, index=rows)))
-            taken = done.write & now.any(-1, keepdim=True)
+            memory = put_rows(rows, after, memory)
+            taken = done.write & rows[:, None]
+            filled = taken & ~now
             write, values = write | taken, torch.where(taken, done.values, values)
-            order = torch.where(taken, _order(done, now, said), order)
-            confidence = torch.where(taken & ~now, said.confidence, confidence)
+            order = torch.where(taken, _order(done, filled, said), order)
+            confidence = torch.where(filled, said.confidence, confidence)
             if done.stop is not None:
-                stop = stop | (done.stop & now.any(-1))
+                stop = stop | (done.stop & rows)
             if done.hold is not None:
-                hold = hold | (done.hold & now.any(-1))
+                hold = hold | (done.hold & rows)
             if done.length is not None:
-                length = torch.where(now.any(-1), torch.minimum(length, done.length), length)
-            view = view.after(taken, values).moved()
+                length = torch.where(rows, torch.minimum(length, done.length), length)
+            before = taken, values, rows
         return Decision(write, values, stop, length, order, confidence, hold), memory
 
     def _in_turn(
@@ -207,10 +211,10 @@ class Composition(Policy):
         return value, tuple(memories)
 
 
-def _order(done: Decision, decided: Tensor, prediction: Prediction) -> Tensor:
-    """Fp64 ``[B, G]``: the order of a decision, in which finishing parts come behind the cells ``decided``."""
+def _order(done: Decision, filled: Tensor, prediction: Prediction) -> Tensor:
+    """Fp64 ``[B, G]``: the order of a decision, in which the cells ``filled`` by finishing parts come last."""
     order = -prediction.confidence if done.order is None else done.order
-    return order.double().masked_fill(done.write & ~decided, torch.inf)
+    return order.double().masked_fill(filled, torch.inf)
 
 
 def _finish(

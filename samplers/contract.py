@@ -133,9 +133,12 @@ class View:
 
     def moved(self) -> View:
         """The same with rows whose block is complete at their next block that is not, taken to be as long."""
+        first = self.masked.to(torch.uint8).argmax(-1)  # 0 where nothing is masked
+        beyond = first >= self.end
+        if not bool(beyond.any()):
+            return self
         width = (self.end - self.start).clamp(min=1)
-        first = torch.where(self.masked.any(-1), self.masked.to(torch.uint8).argmax(-1), -1)
-        blocks = torch.where(first >= self.end, (first - self.end) // width + 1, 0)
+        blocks = torch.where(beyond, (first - self.end) // width + 1, 0)
         return replace(
             self,
             start=self.start + blocks * width,
@@ -146,23 +149,24 @@ class View:
 
     def imagine(self, canvases: Tensor) -> View:
         """The view of hypothetical canvases: long ``[B, K, G]`` in, a view of ``B*K`` rows out (row-major)."""
-        branches = canvases.shape[1]
-
-        def repeat(x: Tensor) -> Tensor:
-            return x.repeat_interleave(branches, 0)
-
-        tokens, valid = canvases.flatten(0, 1), repeat(self.valid)
+        rows, branches, width = canvases.shape
+        numbers = (self.start, self.end, self.length, self.budget, self.step, self.block_step, self.block_index)
+        start, end, length, budget, step, block_step, block_index = (
+            torch.stack(numbers)[:, :, None].expand(-1, -1, branches).flatten(1).unbind()
+        )
+        tokens = canvases.reshape(rows * branches, width)
+        valid = self.valid[:, None].expand(canvases.shape).reshape(tokens.shape)
         return View(
             tokens=tokens,
             masked=(tokens == self.mask_id) & valid,
             valid=valid,
-            start=repeat(self.start),
-            end=repeat(self.end),
-            length=repeat(self.length),
-            budget=repeat(self.budget),
-            step=repeat(self.step),
-            block_step=repeat(self.block_step),
-            block_index=repeat(self.block_index),
+            start=start,
+            end=end,
+            length=length,
+            budget=budget,
+            step=step,
+            block_step=block_step,
+            block_index=block_index,
             mask_id=self.mask_id,
             eos_ids=self.eos_ids,
             generators=tuple(g for g in self.generators for _ in range(branches)),
@@ -200,10 +204,12 @@ class Prediction:
         margin: fp32 ``[B, G]``, top-1 minus top-2 probability, or ``None``.
         logit_margin: fp32 ``[B, G]``, top-1 minus top-2 logit, or ``None``.
         logits: fp32 ``[M, V]`` of the scored cells, or ``None`` unless a part needs them.
+        logsumexp: fp32 ``[M]`` of each row of ``logits``; it comes with them.
         probs: fp32 ``[M, V]``, the distribution each proposal was drawn from (temperature, top-p and top-k applied,
             mask excluded), or ``None``.
         cells: long ``[M]``, where each row of ``logits`` and ``probs`` lies in the flattened ``[B * G]``.
         branches: number K of canvases per row behind the leading axis (1 = plain).
+        canvases: long ``[B, K, G]``, the query's canvases, or ``None`` when there were none.
         shadow: the prediction of the query's shadow cells, or ``None``.
     """
 
@@ -215,9 +221,11 @@ class Prediction:
     margin: Tensor | None = None
     logit_margin: Tensor | None = None
     logits: Tensor | None = None
+    logsumexp: Tensor | None = None
     probs: Tensor | None = None
     cells: Tensor | None = None
     branches: int = 1
+    canvases: Tensor | None = None
     shadow: Prediction | None = None
 
     def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
@@ -235,7 +243,7 @@ class Prediction:
         rows = torch.arange(count, device=self.token.device) * self.branches + branch
 
         def pick(x: Tensor) -> Tensor:
-            return x[branch :: self.branches].contiguous() if isinstance(branch, int) else x[rows]
+            return x[branch :: self.branches].contiguous() if isinstance(branch, int) else x.index_select(0, rows)
 
         def take(x: Tensor | None) -> Tensor | None:
             return None if x is None else pick(x)
@@ -257,6 +265,7 @@ class Prediction:
         return replace(
             picked,
             logits=None if self.logits is None else self.logits[kept],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[kept],
             probs=None if self.probs is None else self.probs[kept],
             cells=(row * width + self.cells % width)[kept],
         )

@@ -42,28 +42,25 @@ class Drafts:
     def resume(self, view: View, cross_block: bool) -> View:
         """The view with the step counts of one-after-the-other decoding."""
         # Unless drafts cross blocks, a new block begins with a forward of its own, step 0 for both.
-        fresh = (view.block_step == 0) & (not cross_block)
-        return replace(view, step=self.step, block_step=torch.where(fresh, 0, self.block_step))
-
-    def canvases(self, view: View, count: int) -> Tensor:
-        """Long ``[B, K, G]``: the canvas, then the canvas with its first 1, 2, ... rounds of drafts filled in."""
-        width = view.tokens.shape[1]
-        rounds = self.rounds.masked_fill(~view.masked, width)
-        held = torch.zeros(len(rounds), width + 1, dtype=torch.long, device=rounds.device)
-        held.scatter_(1, rounds, 1)[:, width] = 0
-        # Renumbered without gaps; cells without a draft lie beyond all.
-        nth = held.cumsum(-1).gather(1, rounds).masked_fill(rounds == width, count)
-        filled = nth[:, None] <= torch.arange(count, device=rounds.device)[None, :, None]
-        return torch.where(filled, self.values[:, None], view.tokens[:, None])
+        block_step = self.block_step if cross_block else self.block_step * (view.block_step > 0)
+        return replace(view, step=self.step, block_step=block_step)
 
     def query(self, view: View, count: int, cross_block: bool) -> Query:
-        """Forward the canvas and those drafts that add something and leave something to predict."""
-        canvases = self.canvases(view, count)
-        left = (canvases == view.mask_id) & (view.valid if cross_block else view.open)[:, None]
-        used = left.any(-1)
-        used[:, 1:] &= (canvases[:, 1:] != canvases[:, :-1]).any(-1)
-        used[:, 0] = True
-        return Query(canvases=canvases, used=used)
+        """Forward the canvas and the canvas with its first 1, 2, ... rounds of drafts filled in.
+
+        Not those that add nothing, or leave nothing to predict.
+        """
+        width = view.tokens.shape[1]
+        rounds = self.rounds.masked_fill(~view.masked, width)
+        held = rounds.new_zeros(len(rounds), width + 1).scatter_(1, rounds, 1).cumsum(-1)
+        # Renumbered without gaps; cells without a draft lie beyond all.
+        nth = held.gather(1, rounds).masked_fill_(rounds == width, width + 1)
+        index = torch.arange(count, device=rounds.device)
+        canvases = torch.where(nth[:, None] <= index[:, None], self.values[:, None], view.tokens[:, None])
+        drafted = held[:, width - 1 : width]
+        waiting = (nth * (view.masked if cross_block else view.open)).amax(-1, keepdim=True)
+        used = (index <= drafted) & (index < waiting)
+        return Query(canvases=canvases, used=used | (index == 0))
 
 
 def in_line(now: View, score: Tensor, where: Tensor, across: bool) -> Tensor:

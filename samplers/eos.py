@@ -69,9 +69,17 @@ class DeferEos(Policy):
         return replace(self, ids=ids)
 
     def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:  # noqa: D102
-        assert prediction.logits is not None and prediction.cells is not None
-        ids = torch.tensor(self.ids, device=prediction.logits.device)
+        logits, whole = prediction.logits, prediction.logsumexp
+        assert logits is not None and whole is not None and prediction.cells is not None
+        ids = torch.tensor(self.ids, device=logits.device)
         token = prediction.token.view(-1)[prediction.cells]
-        logits = prediction.logits.index_fill(1, ids, -torch.inf)
-        confidence = (logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)).exp()
+        chance = (logits.gather(1, token[:, None])[:, 0] - whole).exp()
+        others = 1 - (logits.index_select(1, ids) - whole[:, None]).exp().sum(-1)
+        deferred = torch.isin(token, ids)
+        confidence = (chance / others).masked_fill_(deferred, 0.0)
+        # Little is left beside them, and a sampled token is part of it: a difference of near numbers will not do.
+        close = ((others < 0.1) & ~deferred).nonzero()[:, 0]
+        if len(close):
+            rest = logits[close].index_fill_(1, ids, -torch.inf)
+            confidence[close] = (rest.gather(1, token[close, None])[:, 0] - rest.logsumexp(-1)).exp()
         return replace(prediction, confidence=prediction.scatter(confidence)), memory

@@ -95,7 +95,7 @@ class FreeDave(Policy):
         return memory.query(view, self.drafts, self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
-        canvases = view.tokens[:, None] if prediction.branches == 1 else memory.canvases(view, self.drafts)
+        canvases = view.tokens[:, None] if prediction.canvases is None else prediction.canvases
         now = memory.resume(view, self.cross_block)
         part = self.unjudged(canvases, view.mask_id)
         chain = follow(self.step, canvases, now, prediction, memory.own, self.cross_block, part)
@@ -107,7 +107,7 @@ class FreeDave(Policy):
             order=order,
             confidence=chain.confidence,
             turn=chain.turn,
-            accepted=chain.accepted & write,
+            accepted=write if chain.accepted is None else chain.accepted & write,
         )
         return decision, drafts
 
@@ -122,7 +122,8 @@ class FreeDave(Policy):
         if isinstance(step, TopK) and step.steps is None and (step.k == 1 or not self.cross_block):
             # The same as below, without taking the steps one by one.
             line = in_line(now, step.ranking(now, said), inside & now.masked, self.cross_block)
-            values, rounds = said.token, torch.where(line < line.shape[1], line // step.k + 1, line)
+            rounds = (line if step.k == 1 else line // step.k) + 1
+            values, rounds = said.token, rounds.masked_fill_(line == line.shape[1], line.shape[1])
         else:
             values, rounds = now.tokens, torch.full_like(now.tokens, now.tokens.shape[1])
             ahead, learned = now, rule
@@ -161,7 +162,8 @@ class FreeDavePlus(FreeDave):
         if not self.spend or decision.turn is None:
             return decision, drafts
         after = torch.where(decision.write, decision.values, view.tokens)
-        drafted = (memory.canvases(view, self.drafts) == after[:, None]).all(-1).any(-1) & (prediction.branches > 1)
+        canvases = view.tokens[:, None] if prediction.canvases is None else prediction.canvases
+        drafted = (canvases == after[:, None]).all(-1).any(-1)
         last = decision.turn == decision.turn.amax(-1, keepdim=True)
         full = ~(view.open & (after == view.mask_id)).any(-1)
         return replace(decision, hold=full & ~drafted & ((last & decision.write).sum(-1) > 1)), drafts

@@ -28,6 +28,8 @@ def rank(score: Tensor, where: Tensor) -> Tensor:
 
 def top(score: Tensor, where: Tensor, k: Tensor | int) -> Tensor:
     """Bool ``[B, G]``: the ``k`` (int or long ``[B]``) highest-scored cells of each row among ``where``."""
+    if isinstance(k, int) and k == 1:
+        return best(score, where)
     return (rank(score, where) < (k[:, None] if isinstance(k, Tensor) else k)) & where
 
 

@@ -68,7 +68,7 @@ class StochasticFreeDave(Policy):
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
         count = prediction.branches
-        canvases = view.tokens[:, None] if count == 1 else memory.canvases(view, self.drafts)
+        canvases = view.tokens[:, None] if prediction.canvases is None else prediction.canvases
         now, luck, score = memory.resume(view, self.cross_block), view.uniform(), self.ranking(prediction)
         names = torch.arange(len(view.start), device=view.start.device)
         at = last = torch.zeros_like(view.start)

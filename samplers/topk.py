@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract import Decision, Forecast, Memory, Policy, PolicyError, Prediction, View
-from samplers.select import best, rank
+from samplers.select import rank, top
 
 Score = Literal["confidence", "margin", "entropy", "random", "position"]
 Schedule = Literal["even", "time"]
@@ -77,8 +77,7 @@ class TopK(Policy):
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         score = self.ranking(view, prediction)
         if self.steps is None:
-            write = best(score, prediction.open) if self.k == 1 else rank(score, prediction.open) < self.k
-            return Decision(write & prediction.open, prediction.token, order=-score), memory
+            return Decision(top(score, prediction.open, self.k), prediction.token, order=-score), memory
         left = prediction.open.sum(-1)
         at_opening = torch.where(view.block_step == 0, left, memory)
         if self.origin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -66,12 +68,30 @@ def test_defer_eos_renormalises_and_sinks() -> None:
     logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]] * 2).log()
     view, prediction = scene([[0.25, None, 0.5]], tokens=[[1, 9, 0]])
     prediction = type(prediction)(
-        **{**prediction.__dict__, "logits": logits, "cells": torch.tensor([0, 2])},
+        **{
+            **prediction.__dict__,
+            "logits": logits,
+            "logsumexp": logits.logsumexp(-1),
+            "cells": torch.tensor([0, 2]),
+        },
     )
     out, _ = DeferEos(ids=(0, 3)).rescore(view, prediction, None)
     torch.testing.assert_close(out.confidence, torch.tensor([[2 / 3, 0.0, 0.0]]))
     assert torch.equal(out.token, prediction.token)
     assert torch.equal(logits.exp(), torch.tensor([[0.5, 0.25, 0.125, 0.125]] * 2))  # left as they were
+
+
+def test_defer_eos_is_the_softmax_without_them() -> None:
+    """Also where they have nearly all of the probability and a sampled token has the rest, or a part of it."""
+    logits = 4 * torch.randn(60, 24, generator=torch.Generator().manual_seed(0))
+    logits[:40, EOS] = torch.linspace(0, 120, 40)
+    logits[:, 5] = -torch.inf  # a suppressed token
+    token = torch.randint(0, 5, (1, 60), generator=torch.Generator().manual_seed(1))
+    view, prediction = scene([[0.5] * 60], tokens=token.tolist())
+    prediction = replace(prediction, logits=logits, logsumexp=logits.logsumexp(-1), cells=torch.arange(60))
+    out, _ = DeferEos(ids=(EOS, 7)).rescore(view, prediction, None)
+    plain = logits.double().index_fill(1, torch.tensor([EOS, 7]), -torch.inf).softmax(-1)
+    torch.testing.assert_close(out.confidence[0].double(), plain.gather(1, token[0][:, None])[:, 0], rtol=1e-5, atol=0)
 
 
 def test_binding() -> None:

@@ -45,6 +45,13 @@ def opened(policy: FreeDave, sure: list[float | None], tokens: list[int], **more
     return view.after(decision.write, decision.values), drafts, decision
 
 
+def canvases(drafts: Drafts, view: View, count: int) -> Tensor:
+    """What is asked for."""
+    drawn = drafts.query(view, count, cross_block=False).canvases
+    assert drawn is not None
+    return drawn
+
+
 def test_drafts_follow_the_rule_on_the_same_prediction() -> None:
     view, drafts, decision = opened(FreeDave(drafts=3), [0.5, 0.9, 0.7, 0.6], [4, 5, 6, 7])
     assert decision.write[0].tolist() == [False, True, False, False]
@@ -65,7 +72,7 @@ def test_drafts_follow_the_rule_on_the_same_prediction() -> None:
 def test_drafts_of_two_cells_a_step() -> None:
     view, drafts, _ = opened(FreeDave(TopK(k=2), drafts=2), [0.1, 0.9, 0.7, 0.6, 0.5], [4, 5, 6, 7, 8])
     m = MASK
-    assert drafts.canvases(view, 2)[0].tolist() == [[m, 5, 6, m, m], [m, 5, 6, 7, 8]]
+    assert canvases(drafts, view, 2)[0].tolist() == [[m, 5, 6, m, m], [m, 5, 6, 7, 8]]
 
 
 def test_drafts_that_another_part_overruled_are_still_drafts() -> None:
@@ -75,7 +82,7 @@ def test_drafts_that_another_part_overruled_are_still_drafts() -> None:
     _, drafts = policy.decide(view, prediction, policy.begin(view))
     view = view.after(torch.tensor([[True, False, False, False]]), torch.tensor([[9, 0, 0, 0]]))
     m = MASK
-    assert drafts.canvases(view, 3)[0].tolist() == [[9, m, m, m], [9, 5, m, m], [9, 5, 6, m]]
+    assert canvases(drafts, view, 3)[0].tolist() == [[9, m, m, m], [9, 5, m, m], [9, 5, 6, m]]
 
 
 def test_left_to_right_and_across_blocks() -> None:
@@ -92,13 +99,15 @@ def test_the_chain_stops_where_the_step_leaves_the_drafts() -> None:
     policy = FreeDave(drafts=3)
     view, drafts, _ = opened(policy, [0.5, 0.9, 0.7, 0.6], [4, 5, 6, 7])
     view = replace(view, block_step=torch.tensor([1]))
-    masks = drafts.canvases(view, 3) == MASK
+    drawn = canvases(drafts, view, 3)
+    masks = drawn == MASK
 
     def verify(first: list[float], second: list[float], third: list[float], tokens: list[int]) -> list[list[int]]:
         sure = torch.tensor([first, second, third]) * masks[0]
         token = torch.tensor([tokens]).expand(3, 4)
         open_ = masks[0]
-        decision, _ = policy.decide(view, Prediction(token, sure, open_, open_, branches=3), drafts)
+        said = Prediction(token, sure, open_, open_, branches=3, canvases=drawn)
+        decision, _ = policy.decide(view, said, drafts)
         assert decision.turn is not None and decision.order is not None
         order = decision.order[0]
         cells = sorted(decision.write[0].nonzero()[:, 0].tolist(), key=lambda cell: float(order[cell]))
@@ -262,13 +271,13 @@ def test_plus_goes_on_from_part_of_a_step() -> None:
     view, prediction = scene([[0.5, 0.9, 0.8, 0.7]], tokens=[[4, 5, 6, 7]])
     plus, exact = FreeDavePlus(Threshold(0.6), drafts=2), FreeDave(Threshold(0.6), drafts=2)
     drafts = plus.draft(view, view, prediction, None)
-    canvases = drafts.canvases(view, 2)
+    drawn = canvases(drafts, view, 2)
     m = MASK
-    assert canvases[0].tolist() == [[m, m, m, m], [m, 5, m, m]]
+    assert drawn[0].tolist() == [[m, m, m, m], [m, 5, m, m]]
     taken = torch.tensor([[m, 5, 6, 7]])
     for policy, onward in ((plus, 1), (exact, 0)):
-        part = policy.unjudged(canvases, m)
-        assert furthest(canvases, taken[:, None], 0, part).tolist() == [[onward]]
+        part = policy.unjudged(drawn, m)
+        assert furthest(drawn, taken[:, None], 0, part).tolist() == [[onward]]
 
 
 def test_what_it_asks_of_the_engine() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import samplers.chain
+from samplers import PolicyError
 from scripts import check_lossless
 from scripts.check_lossless import Case, judge
 
@@ -40,7 +41,13 @@ def test_a_wrong_chain_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(0)
     drafting = [case for case in (Case.draw(random) for _ in range(40)) if case.drafts > 1][:10]
     monkeypatch.setattr(samplers.chain, "furthest", believe)
-    assert "different" in {judge(case)[0] for case in drafting}
+    verdicts = set()
+    for case in drafting:
+        try:
+            verdicts.add(judge(case)[0])
+        except PolicyError:  # a chain that goes on from nowhere commits nothing
+            continue
+    assert "different" in verdicts
 
 
 def run(*arguments: str) -> Any:
