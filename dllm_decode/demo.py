@@ -20,6 +20,7 @@ from dllm_decode.playback import events_of, frames
 from dllm_decode.result import GenerationResult
 from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks import TASKS, Sample, score
+from samplers import Prediction, View
 
 PICTURE_WIDTH = 84
 
@@ -55,10 +56,15 @@ class Demo:
         self.samplers = tuple(DiffusionSampler(model, name, cache, config) for name in self.names)
         self.glyphs = Glyphs.of_model(model)
 
-    def run(self, sample: Sample, on_step: Callable[[StepEvent], None]) -> Shown:
+    def run(
+        self,
+        sample: Sample,
+        on_step: Callable[[StepEvent], None],
+        on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None,
+    ) -> Shown:
         """Decode once for the viewer, then once per policy with nobody watching, which is what the table times."""
         canvas = TASKS[sample.task].max_new_tokens
-        self.samplers[0].generate(sample.prompt, max_new_tokens=canvas, on_step=on_step)
+        self.samplers[0].generate(sample.prompt, max_new_tokens=canvas, on_step=on_step, on_prediction=on_prediction)
         answers = []
         for name, sampler in zip(self.names, self.samplers, strict=True):
             result = sampler.generate(sample.prompt, max_new_tokens=canvas)

@@ -7,7 +7,7 @@ imports torch: a trace replays at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 
 from rich.cells import cell_len
@@ -21,7 +21,8 @@ from dllm_decode.events import StepEvent
 from dllm_decode.glyphs import NEWLINE, Glyphs, visible
 from dllm_decode.playback import CanvasState
 
-OPEN_MASK, FAR_MASK = " ░", " ·"
+OPEN_MASK, FAR_MASK, VOLATILE_MASK = " ░", " ·", " ▒"
+VOLATILE_STYLE = "#ffb000"
 EDGE, EDGE_STYLE = "┃", "bold #ff4fa3"
 _VIRIDIS = (
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140),
@@ -53,6 +54,8 @@ def _style(state: CanvasState, cell: int, scale: int) -> Style:
     if step == 0:
         if state.tokens[cell] != state.mask_id:
             return Style(italic=True)  # given, not generated
+        if cell in state.volatile:
+            return Style.parse(VOLATILE_STYLE)
         return Style(color="#ffffff", bold=True) if state.start <= cell < state.end else Style(dim=True)
     rgb = colour(step, scale)
     shade = f"rgb({rgb[0]},{rgb[1]},{rgb[2]})"
@@ -100,6 +103,7 @@ def render_canvas(
             put(EDGE, edge)
         if state.tokens[cell] == state.mask_id:
             text = OPEN_MASK if state.start <= cell < state.end else FAR_MASK
+            text = VOLATILE_MASK if cell in state.volatile else text
         style = _style(state, cell, scale)
         if marks and cell in marks:
             style += Style.parse(marks[cell])
@@ -112,8 +116,8 @@ def render_canvas(
     return lines
 
 
-def render_legend(scale: int) -> Text:
-    """The colours from the first forward to forward ``scale``."""
+def render_legend(scale: int, volatile: bool = False) -> Text:
+    """The colours from the first forward to forward ``scale``; ``volatile``: and the mark of the volatility band."""
     text = Text("committed at forward 1 ")
     for i in range(16):
         red, green, blue = colour(1 + round(i * (scale - 1) / 15), scale)
@@ -125,6 +129,9 @@ def render_legend(scale: int) -> Text:
     text.append(" open  ")
     text.append(FAR_MASK.strip(), "dim")
     text.append(" masked")
+    if volatile:
+        text.append(f"  {VOLATILE_MASK.strip()}", VOLATILE_STYLE)
+        text.append(" volatile")
     return text
 
 
@@ -147,8 +154,12 @@ def render_view(
     scale: int | None = None,
     marks: Mapping[int, str] | None = None,
     max_lines: int | None = None,
+    volatile: bool = False,
 ) -> RenderableType:
-    """The panel of one row: prompt, canvas, figures, legend; at most ``max_lines`` canvas lines, around the block."""
+    """The panel of one row: prompt, canvas, figures, legend; at most ``max_lines`` canvas lines, around the block.
+
+    ``volatile``: the legend explains the volatility band.
+    """
     scale = scale_of(state.step) if scale is None else scale
     inner = max(8, width - 4)
     lines = render_canvas(state, glyphs, inner, scale, marks)
@@ -156,7 +167,7 @@ def render_view(
         lines = _around_block(lines, max_lines)
     head = [Text(visible_prompt(prompt, 2 * inner), style="italic"), Text()] if prompt else []
     return Panel(
-        Group(*head, *lines, Text(), render_status(state), render_legend(scale)),
+        Group(*head, *lines, Text(), render_status(state), render_legend(scale, volatile)),
         title=Text(title),
         title_align="left",
         width=width,
@@ -176,13 +187,13 @@ def visible_prompt(prompt: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def plain_line(event: StepEvent, glyphs: Glyphs) -> str:
-    """One forward as one line: what it added and how its block looks now."""
+def plain_line(event: StepEvent, glyphs: Glyphs, volatile: Collection[int] = ()) -> str:
+    """One forward as one line: what it added and how its block looks now, ``volatile`` cells marked if masked."""
     stop = min(event.end, len(event.tokens))
     cells = glyphs.cells(event.tokens[event.start : stop])
     shown = [
-        OPEN_MASK if token == glyphs.mask_id else text
-        for token, text in zip(event.tokens[event.start : stop], cells, strict=True)
+        (VOLATILE_MASK if cell in volatile else OPEN_MASK) if event.tokens[cell] == glyphs.mask_id else text
+        for cell, text in zip(range(event.start, stop), cells, strict=True)
     ]
     return f"forward {event.step:>3}  block [{event.start}, {event.end})  +{len(event.cells):<3} {''.join(shown)}"
 
@@ -217,6 +228,8 @@ class LiveView:
         self.glyphs, self.console, self.title, self.prompt = glyphs, console, title, prompt
         self.delay, self.scale, self.row = delay, scale, row
         self.marks: Mapping[int, str] | None = marks
+        #: Masks of AdaBlock's volatility band; ``None`` = nobody looks for them.
+        self.volatile: frozenset[int] | None = None
         self.state: CanvasState | None = None
         self.plain = not console.is_terminal or console.is_dumb_terminal
         self._live = None if self.plain else Live(console=console, auto_refresh=False)
@@ -245,8 +258,9 @@ class LiveView:
             self.state = CanvasState.before(event, self.glyphs)
             self._draw()
         self.state.apply(event)
+        self.state.volatile = self.volatile or frozenset()
         if self.plain:
-            self._print(plain_line(event, self.glyphs))
+            self._print(plain_line(event, self.glyphs, self.state.volatile))
         self._draw()
 
     def _draw(self) -> None:
@@ -273,6 +287,7 @@ class LiveView:
             scale=scale,
             marks=self.marks,
             max_lines=max_lines,
+            volatile=self.volatile is not None,
         )
 
     def _print(self, line: str) -> None:

@@ -6,7 +6,7 @@ the policy decide.  Rows advance on their own: nobody waits for the slowest row'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,7 +29,7 @@ class Run:
 
     Attributes:
         model, policy, config: what decodes. ``rows``: all rows. ``forwarder``: the way to the model.
-        traces: one per row.
+        traces: one per row. ``events``: somebody listens to them. ``on_prediction``: sees what the policy sees.
     """
 
     model: DenoisingModel
@@ -41,6 +41,7 @@ class Run:
     generators: tuple[torch.Generator, ...]
     width: int
     events: bool = False
+    on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
     memory: Memory = field(default=None, repr=False)
 
     @torch.no_grad()
@@ -97,6 +98,8 @@ class Run:
         prediction = replace(prediction, open=self._open(prediction, view))
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)
         prediction, memory = policy.rescore(seen, prediction, memory)
+        if self.on_prediction is not None:
+            self.on_prediction(names, view, prediction)
         decided, memory = policy.decide(view, prediction, memory)
         decision, memory = policy.finish(view, prediction, decided, memory)
         decision = settle(view, decision)

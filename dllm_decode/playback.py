@@ -19,6 +19,7 @@ class CanvasState:
         mask_id: id of a mask. ``eos_ids``: ids that end the text.
         start, end, block: the current block. ``step``: forwards so far (NFE).
         fresh: the cells the last forward wrote. ``finished``: the row is done.
+        volatile: cells whose prediction wavers, drawn apart while they are masked.
     """
 
     tokens: list[int]
@@ -31,6 +32,7 @@ class CanvasState:
     step: int = 0
     fresh: frozenset[int] = field(default=frozenset())
     finished: bool = False
+    volatile: frozenset[int] = field(default=frozenset())
 
     @classmethod
     def before(cls, event: StepEvent, glyphs: Glyphs) -> CanvasState:

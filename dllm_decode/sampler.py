@@ -24,7 +24,7 @@ from dllm_decode.result import GenerationResult
 from dllm_decode.step import canvas_device
 from dllm_decode.streaming import StreamRelay
 from dllm_decode.trace import Trace
-from samplers import Composition, EosStop, Policy, Setting, parse_policy, spell
+from samplers import Composition, EosStop, Policy, Prediction, Setting, View, parse_policy, spell
 from samplers.registry import suggest
 
 #: A prompt: text, chat messages, or token ids.
@@ -117,6 +117,7 @@ class DiffusionSampler:
         *,
         chat: bool | None = None,
         on_step: Callable[[StepEvent], None] | None = None,
+        on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None,
         streamer: Any = None,
         **overrides: Any,
     ) -> GenerationResult:
@@ -126,6 +127,8 @@ class DiffusionSampler:
             prompts: one prompt or several; text, chat messages (``[{"role": ..., "content": ...}]``) or token ids.
             chat: put text prompts in the model's chat template; ``None`` = if it has one.
             on_step: called with a :class:`StepEvent` after every forward of every row.
+            on_prediction: called in every forward, before the policy decides, with the numbers of its rows, their
+                :class:`View` and the :class:`Prediction`; to look at, not to change.
             streamer: a transformers streamer (``put``, optionally ``put_draft``, ``end``); one prompt only.
             **overrides: settings of :class:`GenerationConfig` for this call.
         """
@@ -137,6 +140,7 @@ class DiffusionSampler:
             )
         began = time.perf_counter()
         run.events = on_step is not None or streamer is not None
+        run.on_prediction = on_prediction
         relay = None if streamer is None else StreamRelay(streamer)
         with memory_errors_explained(self.model, len(run.traces), run.rows.slots.shape[1], self.cache, config):
             for event in run.steps():

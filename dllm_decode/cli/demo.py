@@ -38,6 +38,9 @@ def demo(
     block_length: BlockLength = 16,
     seed: Seed = 0,
     delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", min=0)] = 0.12,
+    band: Annotated[
+        bool, typer.Option("--band", help="Mark AdaBlock's volatility band: masks neither confident nor hopeless.")
+    ] = False,
     device: Device = None,
     svg: Annotated[
         Path | None, typer.Option(help="Also draw the last prompt and the table as a picture.", rich_help_panel=OUTPUT)
@@ -47,6 +50,7 @@ def demo(
     check_policy(policy)
     check_policy(against)
     check_cache(cache)
+    from dllm_decode.band import BandWatch
     from dllm_decode.config import GenerationConfig
     from dllm_decode.demo import Demo, picture, table
     from dllm_decode.evaluate import draw_problems
@@ -66,7 +70,7 @@ def demo(
             delay=delay if out.is_terminal else 0.0,
         )
         with view:
-            shown.append(show.run(problem, view))
+            shown.append(show.run(problem, view, BandWatch(view) if band else None))
         out.print()
     out.print(table(shown))
     if picture_file is not None and svg is not None:

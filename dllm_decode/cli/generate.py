@@ -120,6 +120,14 @@ def generate(
     delay: Annotated[
         float, typer.Option(help="Seconds to rest after each forward of the live view.", rich_help_panel=OUTPUT, min=0)
     ] = 0.0,
+    band: Annotated[
+        bool,
+        typer.Option(
+            "--band",
+            help="Mark AdaBlock's volatility band in the live view: masks neither confident nor hopeless.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
 ) -> None:
     """Decode prompts, and watch the canvas fill in."""
     prompts = read_prompts(prompt, file)
@@ -130,6 +138,8 @@ def generate(
     watch = out.is_terminal and not as_json if live is None else live
     if watch and batch_size > 1:
         raise DllmError(f"the live view follows one prompt, but --batch-size is {batch_size}; add --no-live.")
+    if band and not watch:
+        raise DllmError("--band marks cells of the live view, which is off; add --live.")
     from dllm_decode.config import GenerationConfig
 
     config = GenerationConfig(
@@ -172,7 +182,7 @@ def generate(
     note = stderr()
     busy = note.is_terminal and not watch and len(batches) > 1
     for number, batch in enumerate(track(batches, "decoding", console=note, disable=not busy)):
-        result = _decode(sampler, batch, chat, watch, out, delay)
+        result = _decode(sampler, batch, chat, watch, out, delay, band)
         if traces is not None:
             for one in result.trace:
                 annotate(one, sampler.model)
@@ -188,16 +198,24 @@ def generate(
 
 
 def _decode(
-    sampler: DiffusionSampler, batch: list[Prompt], chat: bool | None, watch: bool, out: Console, delay: float
+    sampler: DiffusionSampler,
+    batch: list[Prompt],
+    chat: bool | None,
+    watch: bool,
+    out: Console,
+    delay: float,
+    band: bool,
 ) -> GenerationResult:
     if not watch:
         return sampler.generate(batch, chat=chat)
+    from dllm_decode.band import BandWatch
     from samplers import spell
 
     title = f"{spell(sampler.policy)}, cache {sampler.cache}, {sampler.model.name}"
     glyphs = Glyphs.of_model(sampler.model)
     with LiveView(glyphs, console=out, title=title, prompt=shown(batch[0]), delay=delay) as view:
-        return sampler.generate(batch, chat=chat, on_step=view)
+        watcher = BandWatch(view) if band else None
+        return sampler.generate(batch, chat=chat, on_step=view, on_prediction=watcher)
 
 
 def record(sampler: DiffusionSampler, prompt: Prompt, result: GenerationResult, row: int) -> dict[str, Any]:
