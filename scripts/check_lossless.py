@@ -140,10 +140,15 @@ def random_model(family: str, layers: int, seed: int, dtype: torch.dtype = torch
 
 
 def differing(plain: GenerationResult, fast: GenerationResult) -> list[int]:
-    """Rows whose tokens or order of commits differ, or that needed more forwards with drafts than without."""
+    """Rows whose tokens or order of commits differ, or that needed more forwards with drafts than without.
+
+    Cells that EoTP cut off later are no output: whether they are still committed in the forward that cuts depends on
+    how many forwards one holds.
+    """
 
     def story(result: GenerationResult, row: int) -> list[tuple[int, int]]:
-        return [commit for step in result.trace[row].steps for commit in zip(step.cells, step.new, strict=True)]
+        commits = [commit for step in result.trace[row].steps for commit in zip(step.cells, step.new, strict=True)]
+        return [(cell, token) for cell, token in commits if cell < len(result.sequences[row])]
 
     return [
         row
