@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
-import torch
+import pytest
 
-from dllm_decode import CallableModel, DiffusionSampler
+from samplers import FreeDave, Policy, Prediction, SchED
+from samplers.contract import ROLES, Scope
+from tests.toys import FAMILIES, MASK, decode, tiny
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -18,20 +22,58 @@ def snippets(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), flags=re.S)
 
 
-def test_write_a_policy_runs(monkeypatch):
-    first, second = snippets("write-a-policy.md")
-    body = [line for line in first.splitlines() if line.strip() and not line.startswith(("from", "import"))]
-    assert len(body) <= 15
-    example = types.ModuleType("docs_example")
-    monkeypatch.setitem(sys.modules, "docs_example", example)  # dataclasses look their module up
-    exec(compile(first, "write-a-policy.md", "exec"), example.__dict__)
-    policy = example.LeadFromTheLeft(lead=0.6)
+@pytest.fixture
+def example(monkeypatch) -> types.ModuleType:
+    """The module that a reader of docs/write-a-policy.md has written."""
+    module = types.ModuleType("docs_example")
+    monkeypatch.setitem(sys.modules, "docs_example", module)  # dataclasses look their module up
+    exec(compile(snippets("write-a-policy.md")[0], "write-a-policy.md", "exec"), module.__dict__)
+    return module
 
-    head = torch.randn(12, 12, generator=torch.Generator().manual_seed(3)) * 3
-    model = CallableModel(lambda ids: head[ids].cumsum(1), mask_id=11, vocab_size=12)
-    result = DiffusionSampler(model, policy).generate([[1, 2, 3], [4]], max_new_tokens=10, block_length=5)
-    assert all(11 not in row for row in result.sequences)
-    for trace in result.trace:
-        for step in trace.steps:
-            assert step.cells
-    assert "DiffusionSampler" in second
+
+def test_the_policy_has_as_many_lines_as_it_says():
+    text = (DOCS / "write-a-policy.md").read_text()
+    lines = [line for line in snippets("write-a-policy.md")[0].splitlines() if line.strip()]
+    assert "Fifteen lines that run" in text and len(lines) <= 15
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_policy_does_what_it_says(example, family, cache):
+    """Clear winners beside decided text, and always the best cell; in a batch as alone; composed and accelerated."""
+    policy = example.LeadFromTheLeft(lead=0.1)
+    model, prompts = tiny(family, 2), [[1, 2, 3], [4]]
+    settings = {"max_new_tokens": 12, "block_length": 6}
+    result = decode(model, policy, prompts, cache, **settings)
+    together = 0
+    for row, trace in enumerate(result.trace):
+        assert MASK not in result.sequences[row]
+        for number, step in enumerate(trace.steps):
+            before = trace.replay(number)
+            alone = [cell for cell in step.cells if cell and before[cell - 1] == MASK]
+            assert step.cells and len(alone) <= 1, step  # the best cell may stand anywhere
+            together += len(step.cells) > 1
+        assert decode(model, policy, prompts[row], cache, **settings).sequences[0] == result.sequences[row]
+    assert together
+    fast = decode(model, FreeDave(policy) | SchED(stale=True), prompts, cache, **settings)
+    slow = decode(model, policy | SchED(stale=True), prompts, cache, **settings)
+    assert fast.sequences == slow.sequences
+
+
+def test_its_use_runs(example, capsys):
+    exec(compile(snippets("write-a-policy.md")[1], "write-a-policy.md", "exec"), example.__dict__)
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_documented_declarations_exist():
+    """Every name in backquotes that the page says a part may declare or play."""
+    text = (DOCS / "write-a-policy.md").read_text()
+    roles = re.findall(r"^\| `(\w+)\(", text, flags=re.M)
+    assert sorted(roles) == sorted(ROLES)
+    declared = text[text.index("Declarations beside the roles") :].partition("`bind(setting)`")[0]
+    for name in ("needs", "scope", "opening_scope", "revises", "idles", "primes", "forecast"):
+        assert f"`{name}`" in declared and hasattr(Policy, name)
+    for need in ("entropy", "margin", "logit_margin", "logits", "probs"):
+        assert f"`{need}`" in declared and need in {f.name for f in fields(Prediction)}
+    for scope in get_args(Scope):
+        assert f"`{scope}`" in declared
