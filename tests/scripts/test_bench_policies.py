@@ -9,9 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from samplers import REGISTRY, parse_policy
+from dllm_decode import DiffusionSampler, GenerationConfig
+from samplers import REGISTRY, parse_policy, spell
 from scripts import bench_policies
-from scripts.bench_policies import Row, Size, Stopwatch, measure, policies
+from scripts.bench_policies import Row, Size, Stopwatch, measure, policies, random_model
 
 TINY = ("--batch", "2", "--cells", "8", "--block", "4", "--vocabulary", "512", "--steps", "1", "--repeats", "2")
 
@@ -75,6 +76,22 @@ def test_the_watch_counts_each_role_once(monkeypatch: pytest.MonkeyPatch) -> Non
     # Every call takes one tick: query or, on openings, block_length; rescore, decide, finish.
     assert (row.ms, row.opening, row.first) == (4000.0, 4000.0, 4000.0)
     assert isinstance(row, Row) and row.missed
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name != "blindfirst"])
+def test_roles_are_pure(name: str) -> None:
+    """Called three times over, each role answers as if it had been called once, and changes nothing it is given."""
+    size, config = Size(2, 8, 4, 512), GenerationConfig(max_new_tokens=8, block_length=4, early_stop=False)
+    model = random_model("llada", size.vocabulary, 16)
+    for policy in policies(name, size):
+        if "random" in spell(policy):  # its draws move on
+            continue
+        sampler = DiffusionSampler(model, policy, "none", config)
+        plain, run = (sampler._begin([[1, 2, 3], [4]], None, config) for _ in range(2))
+        run.policy = Stopwatch(run.policy, 3)  # type: ignore[assignment]
+        for _ in (*plain.steps(), *run.steps()):
+            pass
+        assert [trace.steps for trace in run.traces] == [trace.steps for trace in plain.traces], spell(policy)
 
 
 def test_parts_that_decide_nothing_run_beside_a_decider() -> None:
