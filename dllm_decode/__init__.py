@@ -31,11 +31,11 @@ _check_floors()
 
 #: public name -> module that defines it
 _EXPORTS: dict[str, str] = {
-    **dict.fromkeys(("DiffusionSampler",), "dllm_decode.sampler"),
+    **dict.fromkeys(("DiffusionSampler",), "dllm_decode.engine.sampler"),
     **dict.fromkeys(("GenerationConfig",), "dllm_decode.config"),
-    **dict.fromkeys(("GenerationResult",), "dllm_decode.result"),
-    **dict.fromkeys(("StepEvent",), "dllm_decode.events"),
-    **dict.fromkeys(("Trace", "TraceStep"), "dllm_decode.trace"),
+    **dict.fromkeys(("GenerationResult",), "dllm_decode.engine.result"),
+    **dict.fromkeys(("StepEvent",), "dllm_decode.engine.events"),
+    **dict.fromkeys(("Trace", "TraceStep"), "dllm_decode.engine.trace"),
     **dict.fromkeys(("load_model", "CallableModel", "NativeModel", "DenoisingModel"), "dllm_decode.models"),
     **dict.fromkeys(("LLaDA", "LLaDAConfig", "Dream", "DreamConfig"), "dllm_decode.models"),
     **dict.fromkeys(("DllmError",), "dllm_decode.errors"),
@@ -46,7 +46,7 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(("LocalLeap", "AdaBlock", "Learn2PD", "EoTP", "EGP", "volatility_band"), "samplers"),
     **dict.fromkeys(("CCD", "CCDDS", "SchED", "Prophet", "FreeDave", "FreeDavePlus"), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
-    **dict.fromkeys(("train_filter",), "dllm_decode.filter_training"),
+    **dict.fromkeys(("train_filter",), "dllm_decode.filter_training.train"),
     **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),
 }
 

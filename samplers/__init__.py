@@ -1,38 +1,29 @@
 """Floor 2: every decoding policy, one file per paper, and the contract they share.
 
-A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract`.
+A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract.data`.
 """
 
 from __future__ import annotations
 
 from samplers.adablock import AdaBlock, volatility_band
 from samplers.ccd import CCD, CCDDS
-from samplers.compose import Composition, settle, validate
-from samplers.contract import (
-    Decision,
-    Policy,
-    PolicyError,
-    Prediction,
-    Query,
-    Setting,
-    View,
-    map_rows,
-    merge_rows,
-)
+from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.memory import map_rows, merge_rows
+from samplers.contract.policy import Composition, Policy
+from samplers.contract.referee import settle, validate
+from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.egp import EGP
 from samplers.entropy_bound import EntropyBound
 from samplers.eos import DeferEos, EosStop
 from samplers.eotp import EoTP
 from samplers.factor import Factor
 from samplers.frechet import Frechet
-from samplers.freedave import FreeDave, FreeDavePlus
+from samplers.freedave.freedave import FreeDave, FreeDavePlus
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
 from samplers.prophet import Prophet
-from samplers.reference import BlindFirst, ExtraForward, ThresholdQuota
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
 from samplers.sched import SchED
-from samplers.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.threshold import Threshold
 from samplers.topk import TopK
 
@@ -42,14 +33,12 @@ __all__ = [
     "EGP",
     "REGISTRY",
     "AdaBlock",
-    "BlindFirst",
     "Composition",
     "Decision",
     "DeferEos",
     "EntropyBound",
     "EoTP",
     "EosStop",
-    "ExtraForward",
     "Factor",
     "Frechet",
     "FreeDave",
@@ -64,7 +53,6 @@ __all__ = [
     "SchED",
     "Setting",
     "Threshold",
-    "ThresholdQuota",
     "TopK",
     "View",
     "best",

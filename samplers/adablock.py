@@ -7,14 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from samplers.contract import Memory, Policy, PolicyError, Prediction, Setting, View
-from samplers.select import best
-
-# The published configuration of Dream: pieces of the Qwen2.5 vocabulary that hold a newline, the newline first.
-DREAM_DELIMITERS = (
-    *(198, 271, 280, 319, 340, 382, 401, 532, 624, 630, 692, 698, 921, 1248, 1837, 1939),
-    *(2219, 2533, 3276, 3876, 4894, 5267, 14750, 68327),
-)
+from samplers.contract.data import PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
+from samplers.contract.select import best
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Setting, View
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
+from samplers.contract.select import rank, top
 from samplers.distributions import Distributions, Mean
-from samplers.select import rank, top
 
 
 @dataclass(frozen=True)

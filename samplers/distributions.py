@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from samplers.contract import Prediction
+from samplers.contract.data import Prediction
 
 LOG2_E = 1 / math.log(2)
 

@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy, Scope
 
 
 @dataclass(frozen=True)

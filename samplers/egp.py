@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy, Scope
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Literal
 
 import torch
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Setting, View
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
-from samplers.select import best
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy, Scope
+from samplers.contract.select import best
 
 
 @dataclass(frozen=True)

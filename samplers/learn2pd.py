@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from filters import FilterBank, FilterError, LearnedFilter
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, Scope, Setting, View
-from samplers.select import commit
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy, Scope
+from samplers.contract.select import commit
 
 
 @dataclass(frozen=True)

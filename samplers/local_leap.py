@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from samplers.contract import Decision, Memory, Policy, PolicyError, Prediction, View
-from samplers.select import commit, dilate
+from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
+from samplers.contract.select import commit, dilate
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.contract import PolicyError, Scope, View
+from samplers.contract.data import PolicyError, View
+from samplers.contract.policy import Scope
 from samplers.early_exit import MarginExit
 
 

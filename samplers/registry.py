@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from samplers.compose import Composition
-from samplers.contract import Policy, PolicyError
+from samplers.contract.data import PolicyError
+from samplers.contract.policy import Composition, Policy
 
 
 @dataclass(frozen=True)
@@ -34,31 +34,28 @@ class Entry:
     def load(self) -> type[Policy]:
         """Import the part's class."""
         module, _, name = self.target.partition(":")
-        return cast(type[Policy], getattr(importlib.import_module(f"samplers.{module}"), name))
+        return cast(type[Policy], getattr(importlib.import_module(module), name))
 
 
 REGISTRY: dict[str, Entry] = {
-    "topk": Entry("topk:TopK", "LLaDA arXiv 2502.09992; Dream arXiv 2508.15487"),
-    "threshold": Entry("threshold:Threshold", "Fast-dLLM arXiv 2505.22618"),
-    "factor": Entry("factor:Factor", "Fast-dLLM arXiv 2505.22618"),
-    "frechet": Entry("frechet:Frechet", "Fast-dLLM++ arXiv 2606.02955"),
-    "entropybound": Entry("entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),
-    "localleap": Entry("local_leap:LocalLeap", "LocalLeap arXiv 2510.07081"),
-    "adablock": Entry("adablock:AdaBlock", "AdaBlock-dLLM arXiv 2509.26432"),
-    "learn2pd": Entry("learn2pd:Learn2PD", "Learn2PD arXiv 2509.25188"),
-    "eotp": Entry("eotp:EoTP", "Learn2PD arXiv 2509.25188"),
-    "egp": Entry("egp:EGP", "the oracle of Learn2PD arXiv 2509.25188"),
-    "ccd": Entry("ccd:CCD", "CCD arXiv 2512.02044"),
-    "ccdds": Entry("ccd:CCDDS", "CCD arXiv 2512.02044"),
-    "sched": Entry("sched:SchED", "SchED arXiv 2512.02892"),
-    "prophet": Entry("prophet:Prophet", "Prophet arXiv 2508.19982"),
-    "freedave": Entry("freedave:FreeDave", "FreeDave arXiv 2510.00294"),
-    "freedaveplus": Entry("freedave:FreeDavePlus", "FreeDave++ arXiv 2510.00294"),
-    "eosstop": Entry("eos:EosStop", "early stop at the end of the text"),
-    "defereos": Entry("eos:DeferEos", "LLaDA arXiv 2502.09992"),
-    "extraforward": Entry("reference:ExtraForward", "reproduction only: Fast-dLLM's first cached loops"),
-    "blindfirst": Entry("reference:BlindFirst", "reproduction only: Fast-dLLM's Dream loop"),
-    "thresholdquota": Entry("reference:ThresholdQuota", "reproduction only: Fast-dLLM's uncached Dream loop"),
+    "topk": Entry("samplers.topk:TopK", "LLaDA arXiv 2502.09992; Dream arXiv 2508.15487"),
+    "threshold": Entry("samplers.threshold:Threshold", "Fast-dLLM arXiv 2505.22618"),
+    "factor": Entry("samplers.factor:Factor", "Fast-dLLM arXiv 2505.22618"),
+    "frechet": Entry("samplers.frechet:Frechet", "Fast-dLLM++ arXiv 2606.02955"),
+    "entropybound": Entry("samplers.entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),
+    "localleap": Entry("samplers.local_leap:LocalLeap", "LocalLeap arXiv 2510.07081"),
+    "adablock": Entry("samplers.adablock:AdaBlock", "AdaBlock-dLLM arXiv 2509.26432"),
+    "learn2pd": Entry("samplers.learn2pd:Learn2PD", "Learn2PD arXiv 2509.25188"),
+    "eotp": Entry("samplers.eotp:EoTP", "Learn2PD arXiv 2509.25188"),
+    "egp": Entry("samplers.egp:EGP", "the oracle of Learn2PD arXiv 2509.25188"),
+    "ccd": Entry("samplers.ccd:CCD", "CCD arXiv 2512.02044"),
+    "ccdds": Entry("samplers.ccd:CCDDS", "CCD arXiv 2512.02044"),
+    "sched": Entry("samplers.sched:SchED", "SchED arXiv 2512.02892"),
+    "prophet": Entry("samplers.prophet:Prophet", "Prophet arXiv 2508.19982"),
+    "freedave": Entry("samplers.freedave:FreeDave", "FreeDave arXiv 2510.00294"),
+    "freedaveplus": Entry("samplers.freedave:FreeDavePlus", "FreeDave++ arXiv 2510.00294"),
+    "eosstop": Entry("samplers.eos:EosStop", "early stop at the end of the text"),
+    "defereos": Entry("samplers.eos:DeferEos", "LLaDA arXiv 2502.09992"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract import PolicyError
+from samplers.contract.data import PolicyError
 from samplers.early_exit import MarginExit
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract import Decision, Forecast, Memory, Policy, PolicyError, Prediction, View
-from samplers.select import commit
+from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Forecast, Policy
+from samplers.contract.select import commit
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract import Decision, Forecast, Memory, Policy, PolicyError, Prediction, View
-from samplers.select import rank, top
+from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Forecast, Policy
+from samplers.contract.select import rank, top
 
 Score = Literal["confidence", "margin", "entropy", "random", "position"]
 Schedule = Literal["even", "time"]

@@ -9,8 +9,8 @@
     python -m scripts.bench_decode --gpu --textbook      # LLaDA-8B's and Dream-7B's shapes on a GPU, with its bars
     python -m scripts.bench_decode --gpu --dry-run       # the same code on the CPU with shrunken shapes
 
-All figures of a table come from one process on the same weights.  Floors: ``dllm_decode/roofline.py`` with the matrix
-product and copy rates measured at the start.
+All figures of a table come from one process on the same weights.  Floors: ``dllm_decode/engine/cost.py`` with the
+matrix product and copy rates measured at the start.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dllm_decode.roofline import Machine, Shape
+from dllm_decode.engine.cost import Machine, Shape
 from scripts.bench import gpu as gpu_bench
 from scripts.bench import gpu_page, gpu_runs
 from scripts.bench.bundled import bundled_rows

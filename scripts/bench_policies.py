@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
-from dllm_decode.sampler import DiffusionSampler
 from filters import FilterNetwork, LearnedFilter
 from samplers import EGP, REGISTRY, Composition, Learn2PD, Policy, lookup, parse_policy, spell
 from samplers.registry import suggest

@@ -19,12 +19,12 @@ from unittest.mock import patch
 import torch
 import typer
 
-from dllm_decode import sampler as sampler_module
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine import sampler as sampler_module
+from dllm_decode.engine.result import GenerationResult
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
-from dllm_decode.result import GenerationResult
-from dllm_decode.sampler import DiffusionSampler
 from filters import FilterNetwork, LearnedFilter
 from samplers import EGP, Composition, EoTP, Learn2PD, Policy, PolicyError
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases

@@ -19,9 +19,9 @@ import torch
 import typer
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.result import GenerationResult
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
-from dllm_decode.result import GenerationResult
-from dllm_decode.sampler import DiffusionSampler
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
 
 VOCABULARY, EOS, MASK = 32, 30, 31

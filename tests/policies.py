@@ -25,14 +25,17 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "frechet": {"margin": _one_of(-0.5, 0.0, 0.25, 0.6)},
     "entropybound": {"gamma": _one_of(0.0, 0.1, 1.0, 3.0)},
     "eosstop": {"when": _one_of("settled", "block")},
-    "thresholdquota": {"steps": _one_of(1, 2, 3), "threshold": _one_of(0.3, 0.9)},
-    "localleap": {"anchor_threshold": _one_of(0.7, 0.5), "relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
+    "localleap": {"relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},
     "eotp": {"guess": _one_of(True, False), "ids": _one_of("7/8/22")},
     "freedave": {"step": _one_of("(topk:k=1)", "(topk:k=2)", "(threshold:threshold=0.5)"), "drafts": _one_of(1, 2, 4)},
 }
 #: whole strings of parts whose fields hang together
 SPELLED = {
+    "localleap": (
+        "localleap:anchor_threshold=0.7,relaxed_threshold=0.4",
+        "localleap:anchor_threshold=0.5,relaxed_threshold=0.2",
+    ),
     "topk": ("topk:steps=2", "topk:steps=3,spend=true", "topk:steps=3,schedule=time", "topk:k=1"),
 }
 SCHEDULED = ("topk:steps=4,schedule=time,origin=true", "topk:steps=2,spend=true,score=margin")

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from samplers import FreeDave, Policy, Prediction, SchED
-from samplers.contract import ROLES, Scope
+from samplers.contract.policy import ROLES, Scope
 from tests.toys import FAMILIES, MASK, decode, tiny
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -1,73 +1,185 @@
-"""Imports go down only: filters <- samplers <- dllm_decode <- scripts; the lower two know no transformers."""
+"""The rooms of the house: imports go down only, in no circle, and the lower floors know no heavy library.
+
+An import counts wherever it stands: in a function, under ``TYPE_CHECKING``, or as ``importlib.import_module("...")``.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ("filters", "samplers", "dllm_decode", "scripts")
-#: third-party packages each lower floor may import
-ALLOWED = {"filters": {"torch", "safetensors"}, "samplers": {"torch"}}
+BASE = ("dllm_decode.config", "dllm_decode.errors")
+POLICIES = ("samplers", "samplers.contract", "filters")
+MODELS = (
+    "dllm_decode.models",
+    "dllm_decode.attention",
+    "dllm_decode.kernels",
+    "dllm_decode.interface",
+    *POLICIES,
+    *BASE,
+)
+ENGINE = ("dllm_decode.engine", *MODELS)
+LAB = ("dllm_decode.lab", "dllm_decode.harness", "dllm_decode.viewing", "dllm_decode.tasks", *ENGINE)
+#: room -> the rooms it may import, beside itself; a module lies in the room with the longest name it starts with
+ROOMS: dict[str, tuple[str, ...]] = {
+    "filters": (),
+    "samplers.contract": ("filters",),
+    "samplers": ("samplers.contract", "filters"),
+    "dllm_decode.errors": (),
+    "dllm_decode.config": ("dllm_decode.errors",),
+    "dllm_decode.interface": (*POLICIES, *BASE),
+    "dllm_decode.kernels": ("dllm_decode.interface", *BASE),
+    "dllm_decode.attention": ("dllm_decode.kernels", "dllm_decode.interface", *BASE),
+    "dllm_decode.models": ("dllm_decode.attention", "dllm_decode.kernels", "dllm_decode.interface", *BASE),
+    "dllm_decode.engine": MODELS,
+    "dllm_decode.tasks": BASE,
+    "dllm_decode.viewing": ("dllm_decode.tasks", *ENGINE),
+    "dllm_decode.harness": ("dllm_decode.tasks", *ENGINE),
+    "dllm_decode.lab": LAB,
+    "dllm_decode.filter_training": LAB,
+    "dllm_decode.serve": ("dllm_decode.viewing", "dllm_decode.tasks", *ENGINE),
+    "dllm_decode.jobs": ("dllm_decode.viewing", "dllm_decode.tasks", *ENGINE),
+    "dllm_decode.cli": ("dllm_decode.filter_training", "dllm_decode.serve", "dllm_decode.jobs", *LAB),
+    "dllm_decode.__main__": ("dllm_decode.cli",),
+    "dllm_decode": (),  # the front door: it names what others define, and imports it on first use
+    "scripts": (
+        "dllm_decode",
+        "dllm_decode.cli",
+        "dllm_decode.filter_training",
+        "dllm_decode.serve",
+        "dllm_decode.jobs",
+        *LAB,
+    ),
+}
+#: third-party packages each lower room may import
+ALLOWED = {"filters": {"torch", "safetensors"}, "samplers": {"torch"}, "samplers.contract": {"torch"}}
+TOPS = ("filters", "samplers", "dllm_decode", "scripts", "tests")
 
 
-def imported(path: Path) -> list[tuple[str, int]]:
-    """Top-level packages that a file imports anywhere in it, with the line."""
-    found = []
-    package = path.relative_to(ROOT).parts[0]
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the packages under ``root``, by name."""
+    found = {}
+    for top in TOPS[:-1]:
+        for path in sorted((root / top).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room_of(module: str) -> str:
+    """The room a module lies in."""
+    parts = module.split(".")
+    names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((name for name in names if name in ROOMS), parts[0])
+
+
+def imported(path: Path, known: Iterable[str], package: str) -> list[tuple[str, int]]:
+    """What a file imports anywhere in it, with the line; a name is a module where there is one of that name."""
+    found: list[tuple[str, int]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(alias.name.split(".")[0], node.lineno) for alias in node.names]
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found.append(((node.module or "").split(".")[0] if node.level == 0 else package, node.lineno))
+            parts = package.split(".")
+            base = ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+            base = base if node.level else node.module or ""
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                if name != "dllm_decode.__version__":
+                    found.append((name if name in known else base, node.lineno))
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
             "import_module",
             "__import__",
         ):
             name = node.args[0] if node.args else None
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                found.append((name.value.split(".")[0], node.lineno))
+                found.append((name.value, node.lineno))
     return found
 
 
-def offences(path: Path) -> list[str]:
-    """What a file imports that its floor may not."""
-    floor = path.relative_to(ROOT).parts[0]
-    above = FLOORS[FLOORS.index(floor) + 1 :]
-    out = []
-    for name, line in imported(path):
-        foreign = floor in ALLOWED and name not in (*FLOORS, *ALLOWED[floor], *sys.stdlib_module_names)
-        if name in above or name == "tests" or foreign:
-            out.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
+def offences(root: Path) -> list[str]:
+    """Every import that its room may not make, by file and line."""
+    known, out = modules(root), []
+    for module, path in known.items():
+        room = room_of(module)
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for name, line in imported(path, known, package):
+            top, target = name.split(".")[0], room_of(name)
+            if top in TOPS:
+                wrong = target not in (room, *ROOMS[room])
+            else:
+                wrong = room in ALLOWED and top not in (*ALLOWED[room], *sys.stdlib_module_names)
+            if wrong:
+                out.append(f"{path.relative_to(root)}:{line} imports {name}: {room} may not")
     return out
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_imports_go_down_only(floor: str) -> None:
-    files = sorted((ROOT / floor).rglob("*.py"))
-    assert files, f"no Python files in {floor}"
-    wrong = [line for path in files for line in offences(path)]
+def circles(root: Path) -> list[str]:
+    """Modules that import each other, directly or on the way, one line per circle."""
+    known = modules(root)
+    edges = {}
+    for module, path in known.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        edges[module] = {name for name, _ in imported(path, known, package) if name in known and name != module}
+    reach = {module: set(targets) for module, targets in edges.items()}
+    for middle in known:
+        for targets in reach.values():
+            if middle in targets:
+                targets |= reach[middle]
+    within = {frozenset(m for m in reach[module] if module in reach[m]) for module in known if module in reach[module]}
+    return sorted(" <-> ".join(sorted(circle)) for circle in within)
+
+
+def test_imports_go_down_only() -> None:
+    wrong = offences(ROOT)
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_check_sees_what_it_should(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    bad = tmp_path / "samplers" / "bad.py"
-    bad.parent.mkdir()
-    bad.write_text(
-        "import torch, math\nfrom filters import x\nfrom samplers.select import rank\n"
-        "def f():\n    import transformers\n    from dllm_decode.loop import Run\n"
-        "    importlib.import_module('scripts.train')\n"
+def test_no_import_runs_in_a_circle() -> None:
+    found = circles(ROOT)
+    assert not found, "\n".join(found)
+
+
+def test_the_table_is_of_this_house() -> None:
+    """Every module has a room; every room but those to come exists; no row of the table runs up or in a circle."""
+    for module in modules(ROOT):
+        assert room_of(module) in ROOMS, f"{module} lies in no room"
+    order = list(ROOMS)
+    for room, below in ROOMS.items():
+        if room != "dllm_decode":
+            late = [name for name in below if order.index(name) > order.index(room)]
+            assert not late, f"{room} would import {late}, which stand above it"
+
+
+def test_the_check_sees_what_it_should(tmp_path: Path) -> None:
+    def write(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    write(
+        "samplers/bad.py",
+        "import torch, math\nfrom filters import x\nfrom samplers.contract.select import rank\n"
+        "def f():\n    import transformers\n    from dllm_decode.engine.loop import Run\n"
+        "    importlib.import_module('scripts.train')\n",
     )
-    assert offences(bad) == [
-        "samplers/bad.py:5 imports transformers",
-        "samplers/bad.py:6 imports dllm_decode",
-        "samplers/bad.py:7 imports scripts",
+    write("samplers/contract/data.py", "if TYPE_CHECKING:\n    from samplers.bad import f\n")
+    write("dllm_decode/engine/__init__.py", "")
+    write("dllm_decode/engine/loop.py", "from dllm_decode.engine import step\n")
+    write("dllm_decode/engine/step.py", "def f():\n    from .loop import Run\n")
+    assert offences(tmp_path) == [
+        "samplers/bad.py:5 imports transformers: samplers may not",
+        "samplers/bad.py:6 imports dllm_decode.engine.loop: samplers may not",
+        "samplers/bad.py:7 imports scripts.train: samplers may not",
+        "samplers/contract/data.py:2 imports samplers.bad: samplers.contract may not",
     ]
+    assert circles(tmp_path) == ["dllm_decode.engine.loop <-> dllm_decode.engine.step"]
 
 
 def test_import_is_light() -> None:

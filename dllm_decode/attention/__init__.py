@@ -11,9 +11,9 @@ import logging
 import torch
 
 from dllm_decode.attention.backends import Backend, Reference, Sdpa, attend, rotate
-from dllm_decode.attention.case import AttentionCase
 from dllm_decode.attention.fused import Flash, TritonKernel, Varlen
 from dllm_decode.errors import DllmError
+from dllm_decode.interface.case import AttentionCase
 
 __all__ = ["BACKENDS", "LADDER", "AttentionCase", "Backend", "attend", "choose_backend", "rotate"]
 

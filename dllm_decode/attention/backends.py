@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_decode.attention.case import AttentionCase
+from dllm_decode.interface.case import AttentionCase
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dllm_decode import kernels
 from dllm_decode.attention.backends import Backend
-from dllm_decode.attention.case import AttentionCase
+from dllm_decode.interface.case import AttentionCase
 
 #: Block steps up to this many tokens per row rotate their keys inside the attention kernel; wider forwards have many
 #: query tiles, each of which would rotate all of them again, so they rotate in a launch of their own.

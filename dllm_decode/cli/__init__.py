@@ -119,7 +119,7 @@ def _explain(error: Exception) -> tuple[int, str]:
             return BAD_INPUT, ""
         sentence = " ".join(error.format_message().split()).rstrip(".")
         return BAD_INPUT, f"{sentence[:1].lower()}{sentence[1:]}; see {where} --help."
-    contract = sys.modules.get("samplers.contract")  # never imported here: it brings torch
+    contract = sys.modules.get("samplers.contract.data")  # never imported here: it brings torch
     if isinstance(error, DllmError) or (contract is not None and isinstance(error, contract.PolicyError)):
         return BAD_INPUT, for_shell(str(error))
     said = " ".join(str(error).split()) or "no message"

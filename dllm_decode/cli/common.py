@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from dllm_decode.engine.policy_file import read_policy_file
 from dllm_decode.errors import DllmError
-from dllm_decode.policy_file import read_policy_file
 
 if TYPE_CHECKING:
-    from dllm_decode.models.base import DenoisingModel
+    from dllm_decode.interface.model import DenoisingModel
     from samplers import Policy
 
 DECODING, SAMPLING, OUTPUT = "Decoding", "Sampling", "Output"
@@ -99,7 +99,7 @@ def check_batch_size(size: int) -> None:
 
 def check_cache(name: str) -> None:
     """Refuse an unknown cache before the model is loaded."""
-    from dllm_decode.forward import CACHES
+    from dllm_decode.engine.forward import CACHES
     from samplers.registry import suggest
 
     if name not in CACHES:

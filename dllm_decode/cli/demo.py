@@ -21,10 +21,10 @@ from dllm_decode.cli.common import (
     load,
     stdout,
 )
-from dllm_decode.live import LiveView
+from dllm_decode.viewing.live import LiveView
 
 if TYPE_CHECKING:
-    from dllm_decode.demo import Shown
+    from dllm_decode.viewing.demo import Shown
 
 
 def demo(
@@ -50,10 +50,10 @@ def demo(
     check_policy(policy)
     check_policy(against)
     check_cache(cache)
-    from dllm_decode.band import BandWatch
     from dllm_decode.config import GenerationConfig
-    from dllm_decode.demo import Demo, picture, table
-    from dllm_decode.evaluate import draw_problems
+    from dllm_decode.lab.evaluate import draw_problems
+    from dllm_decode.viewing.band import BandWatch
+    from dllm_decode.viewing.demo import Demo, picture, table
 
     problems = [drawn[0] for drawn in draw_problems(tasks, 1, seed=seed).values()]
     config = GenerationConfig(block_length=block_length, seed=seed)

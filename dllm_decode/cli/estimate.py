@@ -12,7 +12,7 @@ from dllm_decode.cli.common import check_policy, stdout
 
 if TYPE_CHECKING:
     from dllm_decode.config import GenerationConfig
-    from dllm_decode.sampler import Prompt
+    from dllm_decode.engine.sampler import Prompt
 
 
 def print_estimate(
@@ -30,9 +30,8 @@ def print_estimate(
     """Print weights, cache and workspace of decoding these prompts, and the memory there is."""
     import torch
 
-    from dllm_decode.estimate import GIB, estimate_memory
+    from dllm_decode.engine.cost import GIB, Shape, estimate_memory
     from dllm_decode.models import inspect_model
-    from dllm_decode.roofline import Shape
     from samplers import Composition
 
     settings, width, tokenizer = inspect_model(model, dtype, device)

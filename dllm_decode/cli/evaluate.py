@@ -30,7 +30,7 @@ from dllm_decode.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from dllm_decode.evaluate import EvaluationReport, SampleRecord
+    from dllm_decode.lab.evaluate import EvaluationReport, SampleRecord
 
 
 def evaluate(
@@ -57,8 +57,8 @@ def evaluate(
     check_policy(policy)
     check_cache(cache)
     from dllm_decode.config import GenerationConfig
-    from dllm_decode.evaluate import EvaluationReport, draw_problems, task_names
-    from dllm_decode.evaluate import evaluate as run
+    from dllm_decode.lab.evaluate import EvaluationReport, draw_problems, task_names
+    from dllm_decode.lab.evaluate import evaluate as run
 
     names = task_names(tasks)
     draw_problems(names, min(samples, 1), split=split, seed=seed, template=template)

@@ -34,12 +34,12 @@ from dllm_decode.cli.common import (
 from dllm_decode.cli.estimate import print_estimate
 from dllm_decode.cli.prompts import Prompt, read_prompts, shown
 from dllm_decode.errors import DllmError
-from dllm_decode.glyphs import Glyphs, annotate
-from dllm_decode.live import LiveView
+from dllm_decode.viewing.glyphs import Glyphs, annotate
+from dllm_decode.viewing.live import LiveView
 
 if TYPE_CHECKING:
-    from dllm_decode.result import GenerationResult
-    from dllm_decode.sampler import DiffusionSampler
+    from dllm_decode.engine.result import GenerationResult
+    from dllm_decode.engine.sampler import DiffusionSampler
 
 
 def generate(
@@ -172,7 +172,7 @@ def generate(
     traces = None if trace is None else OutputFile(trace, "the trace")
     check_policy(policy)
     check_cache(cache)
-    from dllm_decode.sampler import DiffusionSampler
+    from dllm_decode.engine.sampler import DiffusionSampler
 
     sampler = DiffusionSampler(load(model, device, dtype), policy, cache, config)
     chat = False if infill and chat is None else chat
@@ -208,7 +208,7 @@ def _decode(
 ) -> GenerationResult:
     if not watch:
         return sampler.generate(batch, chat=chat)
-    from dllm_decode.band import BandWatch
+    from dllm_decode.viewing.band import BandWatch
     from samplers import spell
 
     title = f"{spell(sampler.policy)}, cache {sampler.cache}, {sampler.model.name}"

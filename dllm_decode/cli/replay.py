@@ -9,12 +9,12 @@ import typer
 
 from dllm_decode.cli.common import load, stdout
 from dllm_decode.errors import DllmError
-from dllm_decode.glyphs import Glyphs
-from dllm_decode.live import LiveView, scale_of
-from dllm_decode.playback import events_of
+from dllm_decode.viewing.glyphs import Glyphs
+from dllm_decode.viewing.live import LiveView, scale_of
+from dllm_decode.viewing.playback import events_of
 
 if TYPE_CHECKING:
-    from dllm_decode.trace import Trace
+    from dllm_decode.engine.trace import Trace
 
 
 def replay(
@@ -29,7 +29,7 @@ def replay(
     ] = None,
 ) -> None:
     """Play a trace in the terminal; without a terminal, print one line per forward."""
-    from dllm_decode.trace import load_traces
+    from dllm_decode.engine.trace import load_traces
 
     traces = load_traces(file)
     if row is not None and not 0 <= row < len(traces):

@@ -30,8 +30,8 @@ from dllm_decode.cli.prompts import read_prompts
 from dllm_decode.errors import DllmError
 
 if TYPE_CHECKING:
-    from dllm_decode.filter_data import AskSets
-    from dllm_decode.filter_training import FilterReport
+    from dllm_decode.filter_training.collect import AskSets
+    from dllm_decode.filter_training.train import FilterReport
 
 TRAINING = "Training"
 
@@ -80,7 +80,7 @@ def train_filter(
     if block_length < 1:
         raise DllmError(f"block_length is {block_length}; give a whole number from 1 up.")
     if plot is not None:
-        from dllm_decode.filter_training import check_plots
+        from dllm_decode.filter_training.train import check_plots
 
         check_plots()
         OutputFile(plot, "the calibration plot")
@@ -88,8 +88,8 @@ def train_filter(
 
     from tqdm import tqdm
 
-    from dllm_decode.filter_data import asks_of_prompts, asks_of_tasks
-    from dllm_decode.filter_training import train_filter as run
+    from dllm_decode.filter_training.collect import asks_of_prompts, asks_of_tasks
+    from dllm_decode.filter_training.train import train_filter as run
     from filters import FilterBank, FilterError, Recipe
 
     asks: AskSets

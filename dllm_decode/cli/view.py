@@ -23,8 +23,8 @@ def view(
     ] = None,
 ) -> None:
     """Make one HTML page that replays a trace in any browser, forward by forward, without a network."""
+    from dllm_decode.engine.trace import load_traces
     from dllm_decode.lab.viewer import build_viewer, token_pieces
-    from dllm_decode.trace import load_traces
 
     traces = load_traces(file)
     if row is not None and not 0 <= row < len(traces):

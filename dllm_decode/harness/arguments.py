@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
-from dllm_decode.policy_file import resolve_policy
 from samplers import parse_policy
 from samplers.registry import REGISTRY, lookup, suggest
 

@@ -13,16 +13,16 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import read_model_args
+from dllm_decode.harness.likelihood import Likelihood, Pair, decodes_to
 from dllm_decode.harness.ranks import Ranks
 from dllm_decode.harness.requests import Tally, Wish, cut_text
-from dllm_decode.likelihood import Likelihood, Pair, decodes_to
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.models import load_model
-from dllm_decode.models.base import DenoisingModel
-from dllm_decode.sampler import DiffusionSampler
-from dllm_decode.stop_strings import StopStrings
 from samplers import Composition
+from samplers.stop_strings import StopStrings
 
 logger = logging.getLogger("lm_eval.dllm_decode")  # the harness configures the loggers below its own name
 NAME = "dllm-decode"

@@ -9,8 +9,8 @@ from typing import Any
 
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import ModelArguments
-from dllm_decode.models.tokenizers import TextCodec
-from dllm_decode.stop_strings import first_stop
+from dllm_decode.interface.text import TextCodec
+from samplers.stop_strings import first_stop
 
 DEFAULT_CANVAS = 256  # the harness's own default where a task says nothing
 
@@ -66,7 +66,7 @@ def cut_text(codec: TextCodec, ids: list[int], until: tuple[str, ...]) -> str:
 
 @dataclass
 class Tally:
-    """Cost of answers, counted as in :class:`~dllm_decode.result.GenerationResult`; repeated requests count once."""
+    """Cost of answers, as :class:`~dllm_decode.engine.result.GenerationResult` counts it; repeats count once."""
 
     requests: int = 0
     nfe: int = 0

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from dllm_decode.errors import DllmError
-from dllm_decode.parallelbench import is_ours
 from dllm_decode.tasks import TASKS, Sample, get_task, samples, score
+from dllm_decode.tasks.parallelbench import is_ours
 
 PREFIX = "dllm/"
 SAMPLES = 100

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from dllm_decode.attention.case import AttentionCase
+from dllm_decode.interface.case import AttentionCase
 from dllm_decode.kernels import processors
 from dllm_decode.kernels.block_attention import attend_block, merge_parts
 from dllm_decode.kernels.numeric import INTERPRETED

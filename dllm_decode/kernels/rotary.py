@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dllm_decode.attention.case import AttentionCase
+from dllm_decode.interface.case import AttentionCase
 from dllm_decode.kernels.block_attention import turn
 from dllm_decode.kernels.launch import by_token
 from dllm_decode.kernels.numeric import INTERPRETED

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dllm_decode.score import Draws
+from dllm_decode.interface.scoring import Draws
 
 #: Token ids of one step of the pass: four runs of `RUN`, one per number that a Philox call returns.
 RUN = 1024

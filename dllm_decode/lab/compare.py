@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.plots import check_plots, write_plots
 from dllm_decode.lab.report import write_report
 from dllm_decode.lab.runner import run
 from dllm_decode.lab.setting import plan, read_setting
 from dllm_decode.lab.summary import summarise
 from dllm_decode.lab.tables import write_tables
-from dllm_decode.models.base import DenoisingModel
 
 #: the policies compared when none is named, each with its paper's parameters
 DEFAULT_POLICIES = (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode.errors import DllmError
-from dllm_decode.oracles import Oracle
+from dllm_decode.lab.oracles import Oracle
 
 
 @dataclass(frozen=True)

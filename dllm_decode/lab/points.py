@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import yaml
 
+from dllm_decode.engine.policy_file import policy_string
 from dllm_decode.errors import DllmError
-from dllm_decode.policy_file import policy_string
 from samplers import Composition, Policy, parse_policy, spell
 
 STATIC_POLICY = "topk"  # TopK(k=1): one cell per forward, the most confident one

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm_decode import oracles, tasks
+from dllm_decode import tasks
 from dllm_decode.errors import DllmError
-from dllm_decode.oracles import Oracle
+from dllm_decode.lab import oracles
+from dllm_decode.lab.oracles import Oracle
 
 ORACLES: dict[str, tuple[Callable[..., Oracle], int]] = {
     "indep": (oracles.indep, 2),

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dllm_decode.engine.result import GenerationResult
 from dllm_decode.errors import DllmError
-from dllm_decode.result import GenerationResult
 
 Record = dict[str, Any]
 NAME = "records.jsonl"

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.batch import Batch, job_of, score, static_keys
 from dllm_decode.lab.points import STATIC, Point
 from dllm_decode.lab.problems import Problem, batches, draw, is_oracle, make_oracle
@@ -31,9 +33,7 @@ from dllm_decode.lab.setting import (
 )
 from dllm_decode.lab.workers import decoders, model_of, prompt_of
 from dllm_decode.models import load_model
-from dllm_decode.models.base import DenoisingModel
 from dllm_decode.models.loading import BUNDLED
-from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks.tokenizer import count_tokens
 from samplers import PolicyError
 

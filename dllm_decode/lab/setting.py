@@ -17,8 +17,8 @@ from typing import Any
 
 from dllm_decode import __version__
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.forward import CACHES
 from dllm_decode.errors import DllmError
-from dllm_decode.forward import CACHES
 from dllm_decode.lab.points import STATIC, Point, points
 from dllm_decode.lab.problems import is_oracle, task_names
 from dllm_decode.tasks import SPLITS, TASKS

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from dllm_decode.engine.policy_file import PolicyFile, write_policy_file
 from dllm_decode.errors import DllmError
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.curves import best_at_loss, pareto
 from dllm_decode.lab.grids import TUNING_GRID
@@ -26,8 +28,6 @@ from dllm_decode.lab.setting import FORMAT, keep_setting, plan, surroundings
 from dllm_decode.lab.summary import ALL
 from dllm_decode.lab.tables import QUALITY, about, table
 from dllm_decode.models import load_model
-from dllm_decode.models.base import DenoisingModel
-from dllm_decode.policy_file import PolicyFile, write_policy_file
 
 POLICY_NAME, REPORT_NAME, RESULT_NAME, SETTING_NAME = "policy.json", "tune.md", "tune.json", "tune-setting.json"
 

@@ -7,10 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.engine.trace import Trace, TraceError
 from dllm_decode.errors import DllmError
-from dllm_decode.glyphs import visible
 from dllm_decode.lab.page import build_page, json_block, pack, packed_block
-from dllm_decode.trace import Trace, TraceError
+from dllm_decode.viewing.glyphs import visible
 
 SCRIPTS = ("base.js", "viewer.js")
 

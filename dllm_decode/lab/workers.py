@@ -19,12 +19,12 @@ import torch
 import torch.multiprocessing
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.points import STATIC
 from dllm_decode.lab.problems import is_oracle, make_oracle
 from dllm_decode.lab.records import Record, facts
-from dllm_decode.models.base import DenoisingModel
-from dllm_decode.sampler import DiffusionSampler
 from samplers import Policy, PolicyError, parse_policy
 from samplers.egp import EGP
 

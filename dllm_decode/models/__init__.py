@@ -1,13 +1,14 @@
 """Native masked-diffusion models; importing this package makes transformers' Auto classes know them."""
 
-from dllm_decode.models.base import DenoisingModel, ForwardInput
+from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.callable import CallableModel
 from dllm_decode.models.dream import Dream, DreamConfig
 from dllm_decode.models.families import FAMILIES
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.models.loading import inspect_model, load_model
 from dllm_decode.models.native import NativeModel
-from dllm_decode.models.tokenizers import TextCodec
 
 __all__ = [
     "FAMILIES",

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dllm_decode.errors import DllmError
-from dllm_decode.models.base import DenoisingModel, ForwardInput
-from dllm_decode.models.tokenizers import TextCodec
+from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.interface.text import TextCodec
 
 
 class CallableModel(DenoisingModel):

@@ -6,7 +6,12 @@ from typing import Any, ClassVar
 
 from dllm_decode.models.config import DecoderConfig
 from dllm_decode.models.layers import BidirectionalLM
-from samplers.adablock import DREAM_DELIMITERS
+
+# AdaBlock's published configuration for Dream: pieces of Qwen2.5's vocabulary that hold a newline, itself first.
+DREAM_DELIMITERS = (
+    *(198, 271, 280, 319, 340, 382, 401, 532, 624, 630, 692, 698, 921, 1248, 1837, 1939),
+    *(2219, 2533, 3276, 3876, 4894, 5267, 14750, 68327),
+)
 
 
 class DreamConfig(DecoderConfig):

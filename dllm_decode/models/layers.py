@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from dllm_decode import kernels
 from dllm_decode.attention import AttentionCase, Backend, choose_backend
-from dllm_decode.models.base import ForwardInput
+from dllm_decode.interface.inputs import ForwardInput
 
 
 class RMSNorm(nn.Module):

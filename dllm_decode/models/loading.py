@@ -14,10 +14,11 @@ from transformers.utils import logging as transformers_logging
 
 from dllm_decode.attention import BACKENDS
 from dllm_decode.errors import LoadError
+from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.families import FAMILIES
 from dllm_decode.models.layers import BidirectionalLM
 from dllm_decode.models.native import NativeModel
-from dllm_decode.models.tokenizers import TextCodec, load_tokenizer
+from dllm_decode.models.tokenizers import load_tokenizer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

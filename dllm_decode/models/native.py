@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from dllm_decode.cache import KVCache
-from dllm_decode.models.base import DenoisingModel, ForwardInput
+from dllm_decode.interface.cache import KVCache
+from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.layers import BidirectionalLM
-from dllm_decode.models.tokenizers import TextCodec
-
-if TYPE_CHECKING:
-    from dllm_decode.graphs import StepGraphs
 
 
 class NativeModel(DenoisingModel):
@@ -50,7 +46,6 @@ class NativeModel(DenoisingModel):
         self.vocab_size = module.config.embedding_rows
         self.max_length = module.config.max_position_embeddings
         self.capture = True
-        self._graphs: StepGraphs | None = None
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -72,29 +67,17 @@ class NativeModel(DenoisingModel):
         """`[M, width]` -> logits `[M, V]`."""
         return self.module.head(hidden)
 
-    def new_cache(self, rows: int, slots: int) -> KVCache:
+    def new_cache(self, rows: int, slots: int, data: Tensor | None = None) -> KVCache:
         """A cache of the model's shape, dtype and device.
 
         Raises:
             CacheError: memory does not suffice.
         """
+        return KVCache(rows=rows, slots=slots, dtype=self.dtype, device=self.device, data=data, **self.cache_shape)
 
-        def make(rows: int, slots: int, data: Tensor | None) -> KVCache:
-            return KVCache(rows=rows, slots=slots, dtype=self.dtype, device=self.device, data=data, **self.cache_shape)
-
-        graphs = self.step_graphs()
-        return make(rows, slots, None) if graphs is None else graphs.lend(rows, slots, make)
-
-    def step_graphs(self) -> StepGraphs | None:
-        """Recorded block steps: on a CUDA device, unless `capture` is off; forgotten when the weights have moved."""
-        if self._graphs is None and self.capture and self.device.type == "cuda":
-            from dllm_decode.graphs import CudaRecorder, StepGraphs
-
-            self._graphs = StepGraphs(self, CudaRecorder(self.device))
-        if self._graphs is None or not self.capture:
-            return None
-        self._graphs.refresh((self.module.attention, *(p.data_ptr() for p in self.module.parameters())))
-        return self._graphs
+    def fingerprint(self) -> object:
+        """Where the weights lie, and how attention is computed."""
+        return (self.module.attention, *(p.data_ptr() for p in self.module.parameters()))
 
     def cache_bytes(self, rows: int, slots: int) -> int:
         """Bytes that `new_cache` would take."""

@@ -26,12 +26,12 @@ __all__ = ["SPLITS", "TASKS", "Sample", "Task", "few_shot", "get_task", "samples
 class TaskTable(dict[str, Task]):
     """The bundled tasks by name.
 
-    Those of :mod:`dllm_decode.parallelbench` are found by their names too, but not listed, so that "all" stays what
-    the bundled model was trained on.
+    Those of :mod:`dllm_decode.tasks.parallelbench` are found by their names too, but not listed, so that "all" stays
+    what the bundled model was trained on.
     """
 
     def __missing__(self, name: str) -> Task:
-        from dllm_decode import parallelbench
+        from dllm_decode.tasks import parallelbench
 
         if not parallelbench.is_ours(name):
             raise KeyError(name)

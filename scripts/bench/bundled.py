@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.sampler import DiffusionSampler
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.metrics import paired, wilson
 from dllm_decode.models import load_model
-from dllm_decode.models.base import DenoisingModel
-from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks import Sample, few_shot, samples, score
 from samplers import TopK
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm_decode.canvas import Rows
-from dllm_decode.sampler import DiffusionSampler
-from samplers.contract import Forecast
+from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.sampler import DiffusionSampler
+from samplers.contract.policy import Forecast
 
 
 class Enough(Exception):

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.sampler import DiffusionSampler
+from dllm_decode.engine.score import score
 from dllm_decode.errors import CacheError
+from dllm_decode.interface.scoring import ScoreRule
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
-from dllm_decode.roofline import Machine, Shape
-from dllm_decode.sampler import DiffusionSampler
-from dllm_decode.score import ScoreRule, score
 from samplers import Policy, TopK
-from samplers.contract import Forecast
+from samplers.contract.policy import Forecast
 from scripts.bench.clock import Clock, walls
 from scripts.bench.measure import machine_rates, middle
 from scripts.bench.textbook import Textbook

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from dllm_decode import kernels
 from dllm_decode.attention import BACKENDS, AttentionCase, Backend
-from dllm_decode.cache import KVCache
+from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.interface.cache import KVCache
 from dllm_decode.models import ForwardInput
 from dllm_decode.models.layers import rotary_tables
-from dllm_decode.roofline import Machine, Shape
 from scripts.bench.gpu import FAMILIES, Plan, config_of, rates, seconds
 from scripts.bench.gpu_page import name_of, versions
 from scripts.bench.measure import middle

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from dllm_decode.roofline import Machine, Shape
+from dllm_decode.engine.cost import Machine, Shape
 from scripts.bench.gpu import FAMILIES, GpuRow, Plan, config_of, kinds_of
 from scripts.bench.gpu_runs import RunRow
 from scripts.docs_page import markdown_table, put

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dllm_decode.canvas import Rows
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.sampler import DiffusionSampler
+from dllm_decode.engine.trace import Trace, load_traces
 from dllm_decode.models import ForwardInput, NativeModel, load_model
-from dllm_decode.roofline import Machine, Shape
-from dllm_decode.sampler import DiffusionSampler
 from dllm_decode.tasks import few_shot, samples
-from dllm_decode.trace import Trace, load_traces
 from samplers import Decision, Policy, Prediction, View, top
-from samplers.contract import Forecast, Memory
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Forecast
 from scripts.bench.gpu import GpuRow, Plan, prompts_of, random_model, time_steps
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_decode.estimate import estimate_memory
+from dllm_decode.engine.cost import Machine, Shape, estimate_memory
 from dllm_decode.models.native import NativeModel
-from dllm_decode.roofline import Machine, Shape
 from scripts.bench.measure import middle, random_llada, time_ours
 from scripts.docs_page import markdown_table
 

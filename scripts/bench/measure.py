@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.cost import Machine
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.models.native import NativeModel
-from dllm_decode.roofline import Machine
-from dllm_decode.sampler import DiffusionSampler
 from samplers import TopK
 from scripts.bench.textbook import Textbook
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from dllm_decode.engine.cost import Machine
 from dllm_decode.lab.setting import machine
-from dllm_decode.roofline import Machine
 from scripts.bench.measure import Row
 from scripts.docs_page import markdown_table, put
 

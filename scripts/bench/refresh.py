@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.result import GenerationResult
+from dllm_decode.engine.sampler import DiffusionSampler, Prompt
+from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.metrics import paired, wilson
 from dllm_decode.models import load_model
-from dllm_decode.models.base import DenoisingModel
-from dllm_decode.result import GenerationResult
-from dllm_decode.sampler import DiffusionSampler, Prompt
 from dllm_decode.tasks import TASKS, Sample, few_shot, samples, score
 from scripts.docs_page import markdown_table
 

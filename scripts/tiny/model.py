@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from dllm_decode.models.base import ForwardInput
+from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, save_tokenizer, vocabulary
 from scripts.tiny.data import NAMES, Batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dllm_decode.models.base import ForwardInput
+from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models.llada import LLaDA
 from dllm_decode.tasks import TASKS, samples, score
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, decode, encode

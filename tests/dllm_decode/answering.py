@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.callable import CallableModel
-from dllm_decode.models.tokenizers import TextCodec, load_tokenizer
+from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.tasks import Sample
 from dllm_decode.tasks.tokenizer import EOS_ID, MASK_ID, SEP_ID, save_tokenizer, vocabulary
 

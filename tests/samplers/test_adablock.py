@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from dllm_decode.sampler import _delimiter_ids
+from dllm_decode.engine.sampler import _delimiter_ids
+from dllm_decode.models.dream import DREAM_DELIMITERS
 from samplers import AdaBlock, LocalLeap, PolicyError, Setting, Threshold, parse_policy, spell, volatility_band
-from samplers.adablock import DREAM_DELIMITERS
 from tests.toys import FAMILIES, MASK, decode, scene, tiny
 
 D = 9  # the delimiter of these tests

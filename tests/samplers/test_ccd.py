@@ -11,7 +11,7 @@ import torch
 from samplers import CCD, CCDDS, PolicyError, Prediction, Setting, View, parse_policy, spell
 from samplers.ccd import Buffer, History
 from samplers.distributions import Distributions, Mean
-from tests.golden_data import golden_json
+from tests.references.golden_data import golden_json
 from tests.toys import EOS, MASK, VOCAB, commits, decode, in_order, scene, tiny
 
 SETTING = Setting(mask_id=MASK, eos_ids=(EOS,), vocab_size=VOCAB, max_new_tokens=8)

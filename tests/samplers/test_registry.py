@@ -82,7 +82,7 @@ class Nested(Policy):
 def nested(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers `Nested`."""
     monkeypatch.setattr(registry_module, "Nested", Nested, raising=False)
-    monkeypatch.setitem(REGISTRY, "nested", Entry("registry:Nested", "test"))
+    monkeypatch.setitem(REGISTRY, "nested", Entry(f"{__name__}:Nested", "test"))
 
 
 @pytest.mark.usefixtures("nested")

@@ -11,7 +11,7 @@ import torch
 
 from samplers import Decision, PolicyError, SchED, Setting, TopK, View
 from samplers.early_exit import Watch
-from tests.golden_data import golden_json
+from tests.references.golden_data import golden_json
 from tests.toys import EOS, MASK, VOCAB, commits, decode, scene, tiny
 
 SETTING = Setting(mask_id=MASK, eos_ids=(EOS,), vocab_size=VOCAB, block_length=4, max_new_tokens=8)

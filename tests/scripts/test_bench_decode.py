@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from dllm_decode.engine.cost import Machine
 from dllm_decode.models import load_model
-from dllm_decode.roofline import Machine
 from scripts import bench_decode
 from scripts.bench import bundled, refresh
 from scripts.bench.bundled import bundled_rows

@@ -13,16 +13,17 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from dllm_decode.ahead import Lookahead
-from dllm_decode.graphs import StepGraphs
+from dllm_decode.engine.capture import graphs
+from dllm_decode.engine.capture.ahead import Lookahead
+from dllm_decode.engine.capture.graphs import StepGraphs
+from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.models import NativeModel
-from dllm_decode.roofline import Machine, Shape
 from scripts import bench_decode
 from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs
 from scripts.bench.gpu import GpuRow, Plan
 from scripts.bench.gpu_page import BARS, H200
 from scripts.bench.gpu_runs import Paced, RunRow
-from tests.dllm_decode.test_graphs import Repeater
+from tests.dllm_decode.engine.capture.test_graphs import Repeater
 
 CPU = torch.device("cpu")
 DRY = replace(Plan(CPU).shrunken(), lengths=(40,), batches=(1,), block=4, suffix=12, prompt=20)
@@ -90,7 +91,7 @@ def test_whole_runs_follow_their_pace_with_steps_begun_ahead(monkeypatch: pytest
 
     def recorded(family: str, plan: Plan) -> NativeModel:
         model = original(family, plan)
-        model._graphs = StepGraphs(model, Repeater(), needs_kernels=False)
+        graphs._known[model] = StepGraphs(model, Repeater(), needs_kernels=False)
         models.append(model)
         return model
 

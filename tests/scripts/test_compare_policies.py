@@ -15,8 +15,8 @@ from dllm_decode.lab.summary import summarise_folder
 from scripts.check_resume import timeless, whole
 from scripts.compare_policies import GRID, ORACLE_GRID, ORACLES, compare_policies
 from scripts.results_page import PICTURES, findings, write_results
-from tests.dllm_decode.lab_records import write_run
-from tests.dllm_decode.lab_toys import random_checkpoint
+from tests.dllm_decode.lab.lab_records import write_run
+from tests.dllm_decode.lab.lab_toys import random_checkpoint
 
 
 def test_the_recipe_is_what_the_command_runs(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from dllm_decode.lab.summary import summarise_folder
 from scripts.docs_page import put
 from scripts.policy_table import LABELS, POLICIES, per_task, table
-from tests.dllm_decode.lab_records import write_run
+from tests.dllm_decode.lab.lab_records import write_run
 
 PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
 

@@ -9,7 +9,7 @@ import pytest
 
 import dllm_decode.models
 from dllm_decode.cli import main
-from dllm_decode.filter_data import asks_of_tasks
+from dllm_decode.filter_training.collect import asks_of_tasks
 from filters import FilterBank
 from tests.dllm_decode.answering import answering
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 from typer import BadParameter
 
-from dllm_decode.models.base import ForwardInput
+from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models.llada import LLaDA
 from dllm_decode.models.native import NativeModel
 from dllm_decode.tasks import TASKS

@@ -1,0 +1,1 @@
+"""The engine: canvases, forwards, scores and the one loop that decodes."""

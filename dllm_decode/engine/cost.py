@@ -1,0 +1,172 @@
+"""What a forward must cost, in operations, bytes and time, and what a generation takes in memory.
+
+The formulas every speed figure of this project is compared with.  For R rows of T forwarded tokens that see S key
+slots, with H head positions per row::
+
+    flop  = 2 P_trunk R T + 4 L d_attention R T S + 2 P_head R H
+    bytes = w (P_trunk + P_head) + kv R (S + T)
+    floor = max(flop / gemm rate, bytes / bandwidth)
+
+``P_trunk`` counts the blocks' matrices, ``P_head`` the output head, ``w`` bytes per weight, ``kv`` cache bytes per
+token over all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.score import CHUNK_ELEMENTS
+from dllm_decode.errors import DllmError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates: ``flops`` of a matrix product per second, ``bandwidth`` of memory in bytes per second."""
+
+    flops: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's sizes.
+
+    Attributes:
+        layers, width, heads, kv_heads, inner, vocabulary: as in its config.
+        itemsize: bytes per weight and per cached number.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    inner: int
+    vocabulary: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, config: Any, itemsize: int) -> Shape:
+        """Read a LLaDA or Dream config."""
+        return cls(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.intermediate_size,
+            config.embedding_rows,
+            itemsize,
+        )
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers per token and layer in the keys (as many in the values)."""
+        return self.kv_heads * (self.width // self.heads)
+
+    @property
+    def trunk(self) -> int:
+        """Weights of all blocks."""
+        return self.layers * self.width * (2 * self.width + 2 * self.kv_width + 3 * self.inner)
+
+    @property
+    def head(self) -> int:
+        """Weights of the output head; the embedding is as large."""
+        return self.width * self.vocabulary
+
+    @property
+    def kv_bytes(self) -> int:
+        """Cache bytes per token."""
+        return 2 * self.layers * self.kv_width * self.itemsize
+
+    def flop(self, rows: int, tokens: int, keys: int, heads: int) -> float:
+        """Operations of one forward; ``tokens``, ``keys`` and ``heads`` are per row."""
+        attention = 4 * self.layers * self.width * tokens * keys
+        return rows * (2.0 * self.trunk * tokens + attention + 2.0 * self.head * heads)
+
+    def bytes(self, rows: int, tokens: int, keys: int, cached: bool) -> float:
+        """Bytes one forward must move."""
+        kv = self.kv_bytes * rows * (keys + tokens) if cached else 0
+        return float(self.itemsize * (self.trunk + self.head) + kv)
+
+    def floor(self, machine: Machine, rows: int, tokens: int, keys: int, heads: int, cached: bool) -> float:
+        """Seconds one forward needs at least."""
+        return max(
+            self.flop(rows, tokens, keys, heads) / machine.flops,
+            self.bytes(rows, tokens, keys, cached) / machine.bandwidth,
+        )
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes a generation takes: ``weights``, ``cache``, ``workspace`` (activations and one chunk of logits)."""
+
+    weights: int
+    cache: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.cache + self.workspace
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total / GIB:.2f} GiB (weights {self.weights / GIB:.2f}, cache {self.cache / GIB:.2f}, "
+            f"workspace {self.workspace / GIB:.2f})"
+        )
+
+
+def estimate_memory(
+    shape: Shape, rows: int, slots: int, block: int, cache: str, guidance: bool = False, drafts: int = 1
+) -> MemoryEstimate:
+    """Bytes before they are taken.
+
+    Args:
+        shape: the model's sizes.
+        rows: prompts per batch.
+        slots: prompt plus new tokens of the longest row.
+        block: cells whose logits one forward may need per row.
+        cache: ``"none"``, ``"prefix"`` or ``"dual"``.
+        guidance: classifier-free guidance doubles the rows.
+        drafts: canvases forwarded per row (FreeDave).
+    """
+    rows = rows * (2 if guidance else 1)
+    weights = shape.itemsize * (shape.trunk + 2 * shape.head + (2 * shape.layers + 1) * shape.width)
+    kv = 0 if cache == "none" else shape.kv_bytes * rows * (slots + 1)
+    # The widest forward: whole rows, or all drafts of a block.
+    tokens = rows * max(slots * (drafts if cache == "none" else 1), block * drafts)
+    # What one layer holds at once, in its MLP: the residual stream and its increment, old and new, both norms'
+    # outputs, queries, keys, values, and the MLP's two halves, their gate and their product. Before that, in its
+    # attention, queries and keys are rotated in fp32.
+    mlp = shape.itemsize * (6 * shape.width + 2 * shape.kv_width + 4 * shape.inner)
+    attention = shape.itemsize * (5 * shape.width + 2 * shape.kv_width) + 4 * 3 * (shape.width + shape.kv_width)
+    logits = min(rows * block * drafts * shape.vocabulary, CHUNK_ELEMENTS + shape.vocabulary) * (4 + shape.itemsize)
+    return MemoryEstimate(weights, kv, tokens * max(mlp, attention) + logits)
+
+
+@contextmanager
+def memory_errors_explained(model: Any, rows: int, slots: int, cache: str, config: GenerationConfig) -> Iterator[None]:
+    """Turn a failed allocation into one sentence with the numbers; other errors pass through."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in text:
+            raise
+        needs = ""
+        module = getattr(model, "module", None)
+        if module is not None:
+            shape = Shape.of(module.config, model.dtype.itemsize)
+            block = config.block_length or slots
+            needs = f", which takes about {estimate_memory(shape, rows, slots, block, cache, config.guidance > 0)}"
+        raise DllmError(
+            f"out of memory on {model.device} decoding {rows} rows of up to {slots} tokens, cache={cache!r}{needs}; "
+            "use fewer prompts at a time, fewer new tokens, a narrower dtype, or a smaller cache."
+        ) from error

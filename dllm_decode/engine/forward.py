@@ -1,0 +1,285 @@
+"""One forward for a group of rows: which tokens to send, which cells to score, what came back.
+
+Three kinds of forward, one code path: the *full* row (no cache, or a block's opening forward, which refills the
+cache), the *suffix* from the block on (prefix cache), the *block* alone (dual cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
+from dllm_decode.engine.capture.graphs import lend_cache
+from dllm_decode.engine.layout import Layout, flat_cells, fold_branches, lay_out
+from dllm_decode.engine.step import ModelStep
+from dllm_decode.errors import DllmError
+from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
+from samplers import Policy, Prediction, Query, View
+
+CACHES = ("none", "prefix", "dual")
+
+
+def can_shadow(model: DenoisingModel) -> bool:
+    """Whether shadow cells work: a twin must hide its original, and be scored where it stands (no shift)."""
+    return model.supports_branches and not model.shift
+
+
+class Forwarder:
+    """Sends rows through a model and returns predictions in generation coordinates."""
+
+    def __init__(
+        self, model: DenoisingModel, policy: Policy, config: GenerationConfig, cache: str, rows: int, slots: int
+    ) -> None:
+        self.model, self.policy, self.config, self.cache_kind = model, policy, config, cache
+        self.guided = config.guidance > 0
+        # Guidance keeps the unconditional rows behind the conditional ones in the same cache.
+        self.rows = rows
+        self.cache = None if cache == "none" else lend_cache(model, rows * (2 if self.guided else 1), slots)
+        filtered = model.confidence == "filtered"
+        self.rule = ScoreRule(
+            mask_id=model.mask_id,
+            suppress=config.suppress_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            filtered=filtered if config.confidence == "auto" else config.confidence == "filtered",
+            needs=policy.needs,
+            float64=config.precision == "reference",
+        )
+        forecast = policy.forecast if may_look_ahead(policy, config.refresh) else None
+        self.step = ModelStep(model, self.rule, config.guidance, None if forecast is None else Lookahead(forecast))
+        self.calls = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time in the model so far."""
+        return self.step.seconds
+
+    def predict(
+        self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor, alone: bool = False
+    ) -> tuple[Prediction, Tensor]:
+        """Forward a group of rows once.
+
+        Args:
+            group: the rows; their cost counters are updated.
+            ids: long ``[R]``, their places in the cache.
+            view: their view.
+            query: what the policy wants forwarded, or ``None``.
+            opening: bool ``[R]``, the block's first forward.
+            alone: these are all the live rows.
+
+        Returns:
+            The prediction and the scope it was made with, bool ``[R, G]``.
+        """
+        full = self.cache is None or bool(self.is_full(group).all())
+        first, last = self._span(group, view, full)
+        wanted = self._scope(view, opening)
+        if not full:
+            slot = view.index + group.offset[:, None]
+            wanted &= (slot < last[:, None]) & ((slot - self.model.shift).clamp(min=0) >= first[:, None])
+
+        canvases = None if query is None else query.canvases
+        if canvases is None:
+            shadow = None if query is None else query.shadow
+            if shadow is not None and not can_shadow(self.model):
+                raise DllmError(
+                    f"model {self.model.name!r} cannot forward shadow cells; a policy that asks for them must refuse "
+                    "it when it is bound (Setting.shadows is False)."
+                )
+            layout = lay_out(group.slots, first, last, shadow, group.offset, self.model.mask_id)
+            prediction = self._run(layout, group, ids, view, wanted, shadow, alone)
+        else:
+            used = query.used if query is not None and query.used is not None else None
+            used = torch.ones(canvases.shape[:2], dtype=torch.bool, device=canvases.device) if used is None else used
+            prediction = self._run_branches(group, ids, view, canvases, used, first, last, wanted)
+        group.full_forwards += int(full)
+        return prediction, wanted
+
+    def is_full(self, rows: Rows) -> Tensor:
+        """Bool ``[R]``: rows whose next forward covers the whole row and refills the cache."""
+        due = (rows.block_step == 0) & (rows.block_index == 0)
+        if self.config.refresh != "window":
+            due = (rows.block_step == 0) & (rows.block_index % self.config.refresh == 0)
+        return due
+
+    def _span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
+        """Long ``[R]`` twice: first slot of the forward and the one after its last."""
+        whole = group.offset + group.length
+        if full:
+            return torch.zeros_like(whole), whole
+        start, end = group.offset + group.start, group.offset + group.end
+        if self.model.shift:
+            # A shifted model scores cell s from slot s - 1: forward that too if the block's first cell was still owed
+            # after the opening. Fixed for the block, or what a forward sees would depend on when that cell was
+            # committed, and a draft of it would not be predicted as the canvas that it becomes.
+            # A part that reads the whole block reads that cell's score even when it is committed.
+            owed = (
+                group.owed
+                | view.masked.gather(1, group.start[:, None])[:, 0]
+                | (self.policy.scope not in ("open", "rest"))
+            )
+            start = start - (owed & (start > 0)).long()
+        opening, reach = group.block_step == 0, self.config.refresh_window
+        stale = torch.minimum(group.offset + group.opened, start - reach)
+        start = torch.where(opening, stale.clamp(min=0), start)
+        end = torch.where(opening, torch.minimum(end + reach, whole), end)
+        return start, end if self.cache_kind == "dual" else whole
+
+    def _scope(self, view: View, opening: Tensor) -> Tensor:
+        """Bool ``[R, G]``: cells whose logits the policy wants from this forward."""
+
+        def cells(scope: str) -> Tensor:
+            if scope == "all":
+                return view.valid.clone()
+            inside = view.open | view.masked if "rest" in scope else view.open
+            return inside | view.in_block if "block" in scope else inside
+
+        scope, at_opening = self.policy.scope, self.policy.opening_scope or self.policy.scope
+        inside = cells(scope)
+        return inside if scope == at_opening else torch.where(opening[:, None], cells(at_opening), inside)
+
+    def _run(
+        self, layout: Layout, group: Rows, ids: Tensor, view: View, wanted: Tensor, shadow: Tensor | None, alone: bool
+    ) -> Prediction:
+        """Forward a plain layout and score ``wanted`` (and the shadow twins)."""
+        first = layout.positions[:, :1]
+        columns = (view.index + group.offset[:, None] - self.model.shift).clamp(min=0) - first
+        cells = flat_cells(wanted, columns, layout)
+        marks = [wanted]
+        if shadow is not None:
+            # The k-th twin of a row stands k columns behind its last plain one.
+            plain = layout.queries - shadow.sum(-1)
+            behind = plain[:, None] + shadow.cumsum(-1) - 1
+            cells = torch.cat([cells, flat_cells(shadow, behind, layout)])
+            marks.append(shadow)
+        draws = None
+        if self.step.counted:
+            drawn = [
+                self._draws(mark, group, layout.owner, torch.full_like(layout.owner, i), view.generators)
+                for i, mark in enumerate(marks)
+            ]
+            draws = Draws.cat(drawn)
+        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws, alone)
+        size = int(wanted.sum())
+        prediction = self._spread(scores, slice(0, size), wanted, view)
+        if shadow is not None:
+            twins = self._spread(scores, slice(size, len(cells)), shadow, view)
+            prediction = replace(prediction, shadow=replace(twins, logits=None, logsumexp=None, cells=None))
+        return prediction
+
+    def _run_branches(
+        self,
+        group: Rows,
+        ids: Tensor,
+        view: View,
+        canvases: Tensor,
+        used: Tensor,
+        first: Tensor,
+        last: Tensor,
+        wanted: Tensor,
+    ) -> Prediction:
+        """Forward hypothetical canvases, as extra rows or as one row with block-diagonal visibility."""
+        branches = canvases.shape[1]
+        tree = self.config.branches == "tree" or (self.config.branches == "auto" and self.cache is not None)
+        imagined = view.imagine(canvases)
+        owner, name = used.nonzero(as_tuple=True)
+        flat = owner * branches + name  # rows of the imagined view that are forwarded
+        slots = group.slots[owner].clone()
+        cell = view.index + group.offset[owner][:, None]
+        inside = view.valid[owner]
+        row = torch.arange(len(owner), device=owner.device)[:, None].expand_as(cell)
+        slots[row[inside], cell[inside]] = canvases[owner, name][inside]
+        scored = wanted[owner]
+        if self.policy.scope in ("open", "rest"):  # the others also read committed cells
+            scored = scored & imagined.masked[flat]
+        plain = lay_out(slots, first[owner], last[owner], None, group.offset[owner], self.model.mask_id)
+        columns = (cell - self.model.shift).clamp(min=0) - plain.positions[:, :1]
+        if tree:
+            layout, shifted = fold_branches(plain, owner, len(group.offset))
+            cells = (owner[:, None] * layout.tokens.shape[1] + shifted[:, None] + columns)[scored]
+        else:
+            zero = torch.zeros_like(plain.tokens) if self.cache is not None else None
+            layout = replace(plain, owner=owner, branch=zero)
+            cells = flat_cells(scored, columns, layout)
+        generators = tuple(view.generators[i] for i in owner.tolist())
+        draws = self._draws(scored, group, owner, name, generators) if self.step.counted else None
+        scores = self._forward(layout, group, ids, cells, [scored], generators, draws)
+        everything = torch.zeros_like(imagined.masked)
+        everything[flat] = scored
+        said = self._spread(scores, slice(0, len(cells)), everything, imagined)
+        return replace(said, branches=branches, canvases=canvases)
+
+    def _forward(
+        self,
+        layout: Layout,
+        group: Rows,
+        ids: Tensor,
+        cells: Tensor,
+        marks: list[Tensor],
+        generators: tuple[torch.Generator, ...],
+        draws: Draws | None,
+        alone: bool = False,
+    ) -> Scores:
+        """Call the model and score the cells at ``marks`` (bool ``[R, G]`` each); counts what it cost."""
+        owner = layout.owner
+        tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
+        lengths = (group.offset + group.visible)[owner] if self.cache is not None else queries
+        rows = ids[owner] if self.cache is not None else None
+        if self.guided:
+            blind = torch.where(group.given[owner].gather(1, positions), self.model.mask_id, tokens)
+            cells = torch.cat([cells, cells + tokens.numel()])
+            tokens = torch.cat([tokens, blind])
+            positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
+            branch = None if branch is None else torch.cat([branch, branch])
+            rows = None if rows is None else torch.cat([rows, rows + self.rows])
+        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
+        sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
+        scores = self.step.run(inp, cells, sizes, generators, draws, alone)
+        self.calls += 1
+        cost = 2 if self.guided else 1
+        group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
+        group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
+        return scores
+
+    @staticmethod
+    def _draws(
+        mark: Tensor, group: Rows, owner: Tensor, branch: Tensor, generators: tuple[torch.Generator, ...]
+    ) -> Draws:
+        """Keys of the noise of the cells at ``mark`` (bool ``[R, G]``), whose rows belong to rows ``owner``."""
+        row, cell = mark.nonzero(as_tuple=True)
+        seeds = torch.tensor([g.initial_seed() for g in generators], device=cell.device)
+        return Draws(seeds[row], group.step[owner][row], cell, branch[row])
+
+    @staticmethod
+    def _spread(scores: Scores, part: slice, where: Tensor, view: View) -> Prediction:
+        """Put the scores of the cells at ``where`` in generation coordinates."""
+
+        def spread(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            out = values.new_zeros(where.shape)
+            out[where] = values[part]
+            return out
+
+        token, confidence = spread(scores.token), spread(scores.confidence)
+        assert token is not None and confidence is not None
+        return Prediction(
+            token=token,
+            confidence=confidence,
+            predicted=where,
+            open=where & view.open,
+            entropy=spread(scores.entropy),
+            margin=spread(scores.margin),
+            logit_margin=spread(scores.logit_margin),
+            logits=None if scores.logits is None else scores.logits[part],
+            logsumexp=None if scores.logsumexp is None else scores.logsumexp[part],
+            probs=None if scores.probs is None else scores.probs[part],
+            cells=None if scores.logits is scores.probs is None else where.flatten().nonzero()[:, 0],
+        )

@@ -1,0 +1,54 @@
+"""GenerationResult: what came out, and what it cost, counted honestly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dllm_decode.engine.trace import Trace
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """The outcome of one ``generate`` call; lists run over the prompts.
+
+    Three token counts are never mixed: *content* = before the first end-of-text token; *until EOS* = content plus
+    that token; *canvas* = everything that was decoded or filled.
+
+    Attributes:
+        sequences: generated ids, without the prompt; the whole row, end-of-text tail included.
+        texts: decoded content, or ``None`` without a tokenizer.
+        nfe: forwards in which the row took part. ``full_forwards``: those over the whole row.
+        rows_forwarded: rows those forwards held for it (drafts and guidance count). ``tokens_forwarded``: their
+            query tokens.
+        content_tokens, until_eos_tokens, canvas_tokens: see above.
+        trace: how each canvas filled in.
+        calls: forward calls of the whole batch (one call serves many rows).
+        seconds: wall time; ``model_seconds`` of it inside model calls.
+        discarded_forwards: block forwards of the whole batch that a GPU began before the policy had decided, and that
+            were thrown away because it decided otherwise; in no other count. How many depends on the machine's timing.
+    """
+
+    sequences: list[list[int]]
+    texts: list[str] | None
+    nfe: list[int]
+    full_forwards: list[int]
+    rows_forwarded: list[int]
+    tokens_forwarded: list[int]
+    content_tokens: list[int]
+    until_eos_tokens: list[int]
+    canvas_tokens: list[int]
+    trace: list[Trace]
+    calls: int
+    seconds: float
+    model_seconds: float
+    discarded_forwards: int = 0
+
+    @property
+    def block_forwards(self) -> list[int]:
+        """Forwards over less than the whole row."""
+        return [n - full for n, full in zip(self.nfe, self.full_forwards, strict=True)]
+
+    @property
+    def tokens_per_forward(self) -> list[float]:
+        """Content tokens per forward (content TPF), per row."""
+        return [tokens / max(1, n) for tokens, n in zip(self.content_tokens, self.nfe, strict=True)]

@@ -1,0 +1,189 @@
+"""From logits to proposals: token, confidence, entropy and margins of chosen cells, without a softmax on the side.
+
+One pass in fp32 per chunk of cells: maximum, argmax and log-sum-exp; what no part needs is not computed.  A float64
+softmax is there as the ``reference`` precision, for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dllm_decode import kernels
+from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
+
+#: Logits of one chunk take at most about this many elements (64 MiB in fp32).
+CHUNK_ELEMENTS = 1 << 24
+
+
+def one_pass(rule: ScoreRule) -> str | None:
+    """Why the fused kernel, which reads each row of logits once, cannot follow this rule; ``None`` = it can."""
+    if rule.top_p is not None or rule.top_k is not None:
+        return "top-p and top-k look at the whole row first"
+    if rule.float64:
+        return "the reference precision is float64"
+    kept = sorted(rule.needs & {"logits", "probs"})
+    return f"a part of the policy reads {' and '.join(kept)}" if kept else None
+
+
+def score(
+    logits: Tensor,
+    rule: ScoreRule,
+    generator: torch.Generator | None = None,
+    *,
+    draws: Draws | None = None,
+    noise: Tensor | None = None,
+    fused: bool | None = None,
+) -> Scores:
+    """Score cells.
+
+    Args:
+        logits: ``[M, V]``, any float dtype; overwritten.
+        rule: see :class:`ScoreRule`.
+        generator: random source of the Gumbel noise when the temperature is above 0.
+        draws: keys of counter-based noise, for the fused kernel.
+        noise: fp32 ``[M, V]``, Gumbel noise to use instead of the generator's.
+        fused: one pass by the fused kernel; ``None`` = on a GPU, when it can follow the rule and has its keys.
+    """
+    if fused is None:
+        ready = one_pass(rule) is None and (rule.temperature == 0 or draws is not None)
+        fused = ready and noise is None and kernels.worthwhile(logits.device, logits.dtype)
+    if fused:
+        return _one_pass(logits, rule, draws)
+    logits = logits.double() if rule.float64 else logits.float()
+    if rule.suppress:
+        logits[:, list(rule.suppress)] = -torch.inf
+    kept = logits.clone() if "logits" in rule.needs else None
+    plain = logits
+    if rule.temperature > 0 and (rule.filtered or rule.top_p is not None or rule.top_k is not None):
+        plain = logits / rule.temperature  # Dream filters the tempered logits
+    drawn = filter_logits(plain, rule.top_p, rule.top_k, rule.mask_id)
+    source = drawn if rule.filtered else logits
+    lse = source.logsumexp(-1)
+    kept_lse = None if kept is None else lse if source is logits else kept.logsumexp(-1)
+    top2 = source.topk(2).values if rule.needs & {"margin"} else None
+    raw2 = logits.topk(2).values if "logit_margin" in rule.needs else None
+    entropy = _entropy(source, lse) if "entropy" in rule.needs else None
+
+    scale = 1.0 if plain is not logits else max(rule.temperature, 1e-30)
+    token = _propose(drawn, rule, scale, generator, noise)
+    confidence = (source.gather(1, token[:, None])[:, 0] - lse).exp()
+    return Scores(
+        token=token,
+        confidence=confidence.float(),
+        entropy=None if entropy is None else entropy.float(),
+        margin=None if top2 is None else ((top2[:, 0] - lse).exp() - (top2[:, 1] - lse).exp()).float(),
+        logit_margin=None if raw2 is None else (raw2[:, 0] - raw2[:, 1]).float(),
+        logits=None if kept is None else kept.float(),
+        probs=_drawn_from(drawn, rule, scale) if "probs" in rule.needs else None,
+        logsumexp=None if kept_lse is None else kept_lse.float(),
+    )
+
+
+def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None) -> Scores:
+    from dllm_decode.kernels.score import score_rows
+
+    if rule.suppress:
+        logits.index_fill_(1, _on(rule.suppress, logits.device), -torch.inf)
+    tempered = rule.filtered and rule.temperature > 0
+    token, confidence, entropy, margin, logit_margin = score_rows(
+        logits,
+        rule.mask_id,
+        1 / rule.temperature if tempered else 1.0,
+        1.0 if tempered else rule.temperature,
+        draws,
+        extras=bool(rule.needs & {"entropy", "margin", "logit_margin"}),
+    )
+    return Scores(
+        token,
+        confidence,
+        entropy if "entropy" in rule.needs else None,
+        margin if "margin" in rule.needs else None,
+        logit_margin if "logit_margin" in rule.needs else None,
+    )
+
+
+@cache
+def _on(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Token ids as a tensor, uploaded once: an upload in the middle of a step would stop it."""
+    return torch.tensor(ids, device=device)
+
+
+def _propose(
+    logits: Tensor, rule: ScoreRule, scale: float, generator: torch.Generator | None, noise: Tensor | None
+) -> Tensor:
+    """Argmax without the mask token, or Gumbel-max; the logits come back as they were."""
+    mask = logits[:, rule.mask_id].clone()
+    logits[:, rule.mask_id] = -torch.inf
+    if rule.temperature > 0:
+        if noise is None:
+            uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float32).to(logits.device)
+            # argmax of logits / T - ln(-ln u), LLaDA's exp(logits) / (-ln u)^T in log space
+            noise = uniform.clamp_(min=1e-30).log_().neg_().log_().mul_(-scale)
+        else:
+            noise = noise * scale
+        token = noise.add_(logits).argmax(-1)
+    else:
+        token = logits.argmax(-1)
+    logits[:, rule.mask_id] = mask
+    return token
+
+
+def _drawn_from(logits: Tensor, rule: ScoreRule, scale: float) -> Tensor:
+    """Fp32 ``[M, V]``: the distribution that :func:`_propose` draws from, one-hot when greedy."""
+    mask = torch.tensor([rule.mask_id], device=logits.device)
+    logits = logits.index_fill(1, mask, -torch.inf)
+    if rule.temperature > 0:
+        return (logits / scale).softmax(-1).float()
+    return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+
+
+def _entropy(logits: Tensor, lse: Tensor) -> Tensor:
+    """Nats, ``[M]``: ``-sum p ln p``; suppressed tokens (-inf) weigh nothing."""
+    # Not lse - sum p l: far from zero that is a small difference of large numbers.
+    surprise = logits - lse[:, None]
+    return (surprise.exp() * -surprise.clamp(min=-1e30)).sum(-1).clamp(min=0)
+
+
+def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None, mask_id: int) -> Tensor:
+    """Nucleus and top-k filter as in Dream's ``sample_tokens``: removed logits become the dtype's minimum.
+
+    Top-p removes a token when the probability ranked before it already exceeds ``top_p`` (the one that crosses
+    stays, the first always does); top-k removes those below the k-th largest (ties with it stay).  The best token
+    beside the mask always stays: the mask may fill the nucleus, but it cannot be proposed.
+    """
+    plain = logits
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        before[:, 0] = 0
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter_(1, order, before > top_p)
+        logits = logits.masked_fill(drop, torch.finfo(logits.dtype).min)
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, torch.finfo(logits.dtype).min)
+    if logits is plain:
+        return plain
+    best = plain.index_fill(1, torch.tensor([mask_id], device=plain.device), -torch.inf).argmax(-1, keepdim=True)
+    return logits.scatter(1, best, plain.gather(1, best))
+
+
+def chunks(
+    sizes: Iterable[int], vocab_size: int, by_row: bool, elements: int = CHUNK_ELEMENTS
+) -> Iterator[tuple[int, int, int]]:
+    """Cut cells into chunks ``(row, start, stop)`` of bounded size.
+
+    ``sizes`` are the cells per row, in order. With ``by_row`` no chunk crosses a row and cuts depend on the row alone,
+    so that a row draws the same noise in any batch; else ``row`` is -1 and chunks are as large as they may be.
+    """
+    most = max(1, elements // max(1, vocab_size))
+    if not by_row:
+        sizes = (sum(sizes),)
+    start = 0
+    for row, size in enumerate(sizes):
+        for low in range(0, size, most):
+            yield (row if by_row else -1), start + low, start + min(low + most, size)
+        start += size

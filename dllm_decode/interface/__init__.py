@@ -1,0 +1,1 @@
+"""What engine, models and kernels say to each other."""

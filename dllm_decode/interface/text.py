@@ -1,0 +1,96 @@
+"""Text in and out: what the engine asks of a tokenizer, and what counts as a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dllm_decode.errors import DllmError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[Mapping[str, str]]
+Prompt = str | Messages | Sequence[int]
+
+
+class TextCodec:
+    """Text to token ids and back. No special token is ever added except by a chat template.
+
+    Attributes:
+        tokenizer: the transformers tokenizer underneath.
+        chat_template: Jinja source, or None when the model was not made for chat.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None) -> None:
+        """`chat_template` None: the tokenizer's own, if it has one."""
+        self.tokenizer = tokenizer
+        own = tokenizer.chat_template
+        if isinstance(own, dict):
+            own = own.get("default")
+        self.chat_template = chat_template or own
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text as it is; names of special tokens in it become those tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of the ids, with nothing cleaned up."""
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text
+
+    def render(self, messages: Messages) -> str:
+        """The chat template's text for these messages, up to where the answer starts.
+
+        Raises:
+            DllmError: no template, or something that is not a list of messages.
+        """
+        if self.chat_template is None:
+            raise DllmError("this model's tokenizer has no chat template; give the prompt as plain text (chat=False).")
+        for message in messages:
+            if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+                raise DllmError(f"a chat message must be a mapping with 'role' and 'content', got {message!r}.")
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            chat_template=self.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        assert isinstance(text, str)
+        return text
+
+    def encode_prompt(self, prompt: Prompt, chat: bool = True) -> list[int]:
+        """Ids of a prompt.
+
+        Args:
+            prompt: text, chat messages (`{"role": ..., "content": ...}`), or token ids, returned as they are.
+            chat: wrap a text as one user message in the chat template; messages always use the template.
+
+        Raises:
+            DllmError: an empty list, something else than the three, or chat without a template.
+        """
+        if isinstance(prompt, str):
+            return self.encode(self.render([{"role": "user", "content": prompt}]) if chat else prompt)
+        return token_ids(prompt) or self.encode(self.render(prompt))  # type: ignore[arg-type]
+
+
+def token_ids(prompt: Any) -> list[int] | None:
+    """The prompt as a list of ids if it is one, None if it is a list of messages.
+
+    Raises:
+        DllmError: empty, or neither of the two.
+    """
+    items = list(prompt) if isinstance(prompt, Sequence) or hasattr(prompt, "tolist") else None
+    if items and hasattr(prompt, "tolist"):
+        items = prompt.tolist()
+    if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        return items
+    if items and all(isinstance(item, Mapping) for item in items):
+        return None
+    raise DllmError(
+        "a prompt must be text, a non-empty list of token ids or a non-empty list of chat messages, "
+        f"got {prompt!r:.80}."
+    )

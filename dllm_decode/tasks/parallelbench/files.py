@@ -1,0 +1,229 @@
+"""Reading the jsonl files of the original ParallelBench, which are not shipped here.
+
+A file is one task: ``<group>/<task>.jsonl`` with the group's ``task_config.yaml`` beside it (prompts and metrics).
+Each line is an object with ``input`` (fields of the prompt, and solved examples), ``answer`` (the right list, or an
+object from which right answers are told) and ``metadata``.  Without the ``task_config.yaml`` the wording is ours.
+Solved examples, turns of a conversation in the original, become the beginning of the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+from dllm_decode.errors import DllmError
+from dllm_decode.tasks.base import Problem, Sample, Task
+from dllm_decode.tasks.parallelbench import checks, squares
+from dllm_decode.tasks.parallelbench.parsing import read_list
+from dllm_decode.tasks.parallelbench.sentences import ask as ask_words
+from dllm_decode.tasks.parallelbench.sentences import check_sentence, frame_answer
+from dllm_decode.tasks.parallelbench.waiting_line import OPERATIONS
+from dllm_decode.tasks.parallelbench.waiting_line import ask as ask_line
+
+CONFIG = "task_config.yaml"
+#: The original's metrics that can be computed without a service.
+METRICS: dict[str, Callable[[Problem, str, bool], bool]] = {
+    "list_match_score": partial(checks.check_list, checks.is_expected),
+    "list_shuffle_score": partial(checks.check_list, checks.is_shuffled),
+    "list_random_insert_score": partial(checks.check_list, checks.is_inserted),
+    "list_random_remove_score": partial(checks.check_list, checks.is_removed),
+    "list_random_replace_score": partial(checks.check_list, checks.is_replaced),
+    "latin_square_score": checks.check_square,
+    "sudoku_score": checks.check_sudoku,
+    "sentence_to_words_score": check_sentence,
+}
+_BY_NAME = {
+    **{name: "list_match_score" for name in ("copy", "reverse", "sort")},
+    **{f"{verb}_index": "list_match_score" for verb in ("insert", "remove", "replace")},
+    **{f"{verb}_random": f"list_random_{verb}_score" for verb in ("insert", "remove", "replace")},
+    "shuffle": "list_shuffle_score",
+    "latin": "latin_square_score",
+    "sudoku": "sudoku_score",
+    **{level: "sentence_to_words_score" for level in ("easy", "medium", "hard")},
+}
+_SUDOKU = (
+    "Fill the cells that hold 0 with the digits 1 to 4, so that every row, every column and every 2x2 box holds each "
+    "digit once.\n\nInput:\n{sudoku}\nOutput:"
+)
+
+
+class FileError(DllmError):
+    """A file that is not one of ParallelBench's, or that cannot be scored here."""
+
+
+@dataclass(frozen=True)
+class FileTask(Task):
+    """A task whose problems are the lines of a file.
+
+    Attributes:
+        problems: all of them, in the file's order. ``path``: the file.
+    """
+
+    problems: tuple[dict[str, Any], ...] = ()
+    path: str = ""
+
+    def samples(self, rng: Random, split: str, n: int, template: int | None = None) -> list[Sample]:
+        """``n`` different problems in random order; all of them are of the test split.
+
+        Raises:
+            FileError: another split, or more than the file holds.
+        """
+        if split != "test":
+            raise FileError(f"{self.path} holds test problems only, but split {split!r} was asked for; use 'test'.")
+        if n > len(self.problems):
+            raise FileError(f"{self.path} holds {len(self.problems)} problems, but {n} were asked for; ask for fewer.")
+        chosen = rng.sample(self.problems, len(self.problems))[:n]  # a longer draw begins with the shorter one
+        return [
+            Sample(self.name, 0, self.prompt(problem, 0), self.answer(problem, rng), problem) for problem in chosen
+        ]
+
+
+def read_task(path: str | Path, name: str, strict: bool = False) -> FileTask:
+    """Make a task of one of the original's files.
+
+    Args:
+        path: the jsonl file; its folder's ``task_config.yaml`` is read too, if there is one.
+        name: of the task.
+        strict: accept only the form asked for.
+
+    Raises:
+        FileError: no such file, not a ParallelBench file, or a metric that needs a service.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        found = sorted(p.name for p in path.glob("*.jsonl"))
+        raise FileError(f"{path} is a folder; give one of its files" + (f", such as {found[0]}." if found else "."))
+    lines = _lines(path)
+    metric, wording = _config(path)
+    problems = []
+    for number, line in enumerate(lines, 1):
+        try:
+            problems.append(_problem(json.loads(line), metric, wording, path.stem))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            what = f"no field {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+            raise FileError(
+                f"line {number} of {path} is no {metric.removesuffix('_score')} problem of ParallelBench ({what}); "
+                "give one of its jsonl files as it was published."
+            ) from error
+    return FileTask(
+        name=name,
+        description=f"ParallelBench's {path.parent.name}/{path.stem}",
+        max_new_tokens=128 if "n15" in path.parent.name else 48 if metric.startswith("list") else 64,
+        draw=_no_draw,
+        prompt=lambda problem, template: str(problem["prompt"]),
+        answer=lambda problem, rng: str(problem["label"]),
+        accepts=partial(METRICS[metric], strict=strict),  # type: ignore[call-arg]
+        templates=1,
+        problems=tuple(problems),
+        path=str(path),
+    )
+
+
+def _no_draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
+    raise FileError("problems of a file cannot be made up; ask for samples of the task instead.")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise FileError(f"cannot read {path} ({why}); give one of ParallelBench's jsonl files.") from error
+    if not lines:
+        raise FileError(f"{path} is empty; give one of ParallelBench's jsonl files.")
+    return lines
+
+
+def _config(path: Path) -> tuple[str, str | None]:
+    """The task's metric, and the original's wording if its configuration lies beside the file."""
+    metric, wording = None, None
+    if (path.parent / CONFIG).is_file():
+        try:
+            configs = yaml.safe_load((path.parent / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            first = str(error).splitlines()[0]
+            raise FileError(f"cannot read {path.parent / CONFIG} ({first}); fetch it again.") from error
+        entries = configs.items() if isinstance(configs, dict) else ()
+        config = next((c for key, c in entries if str(key).rsplit("/", 1)[-1] == path.stem), None)
+        if isinstance(config, dict) and isinstance(config.get("prompt"), str):
+            metric, wording = str(config.get("metric")), config["prompt"].replace("\\n", "\n")
+    if metric is None:
+        known = [kind for kind in _BY_NAME if path.stem == kind or path.stem.startswith(kind + "_")]
+        if not known:
+            raise FileError(
+                f"the name of {path} is no task of ParallelBench and there is no {CONFIG} beside it that knows it; "
+                f"keep the original's name, such as copy.jsonl, or its {CONFIG}."
+            )
+        metric = _BY_NAME[max(known, key=len)]
+    if metric not in METRICS:
+        raise FileError(
+            f"{path} is scored by {metric}, which needs services that are not used here; "
+            f"metrics that work are {', '.join(METRICS)}."
+        )
+    return metric, wording
+
+
+def _problem(record: Any, metric: str, wording: str | None, stem: str) -> dict[str, Any]:
+    """A line of the file as a problem for the checks, with its prompt and one right answer."""
+    if not isinstance(record, dict) or not isinstance(record.get("input"), dict):
+        raise ValueError("no object with an 'input' object")
+    asked, answer = record["input"], record["answer"]
+    problem = _facts(asked, answer, metric)
+    examples = [(e["input"], e["answer"]) for e in asked.get("icl_examples", ())]
+    if wording is not None:
+        turns = [f"{wording.format(**given).strip()}\n{_label(right)}\n\n" for given, right in examples]
+        problem["prompt"] = "".join(turns) + wording.format(**asked).strip()
+    else:
+        if examples:
+            problem["example"] = _facts(*examples[0], metric)
+        problem["prompt"] = _our_wording(problem, metric, stem)
+    problem["label"] = _label(answer) or frame_answer(problem, Random(0))  # most word sets come without a sentence
+    return problem
+
+
+def _label(answer: Any) -> str:
+    """The right answer as text, empty if the file has none."""
+    if isinstance(answer, Mapping):
+        return str(answer.get("example", ""))
+    if not isinstance(answer, str):
+        raise ValueError(f"an answer of type {type(answer).__name__}")
+    return answer
+
+
+def _facts(asked: Mapping[str, Any], answer: Any, metric: str) -> dict[str, Any]:
+    """What the checks and our wordings read."""
+    if metric == "sentence_to_words_score":
+        return {"words": [str(word) for word in answer["words"]]}
+    if metric == "latin_square_score":
+        rows = str(answer["example"]).split("\n")
+        return {"symbols": [str(s) for s in answer["symbols"]], "square": [row.split(",") for row in rows]}
+    if metric == "sudoku_score":
+        return {"clues": str(asked["sudoku"]), "solution": tuple(str(answer).split("\n"))}
+    facts: dict[str, Any] = {"items": read_list(asked["context"]), "expected": read_list(_label(answer))}
+    if isinstance(answer, Mapping) and list(answer["input"]) != facts["items"]:
+        raise ValueError("the answer is for another list than the prompt")
+    if "word" in asked:
+        facts["new"] = str(asked["word"])
+    if "index" in asked:
+        facts["index"] = int(asked["index"])
+    return facts
+
+
+def _our_wording(problem: Problem, metric: str, stem: str) -> str:
+    if metric == "sentence_to_words_score":
+        return ask_words(problem, 0)
+    if metric == "latin_square_score":
+        return squares.ask(problem, 0)
+    if metric == "sudoku_score":
+        return _SUDOKU.format(sudoku=problem["clues"])
+    operation = next((op for op in OPERATIONS if stem == op.name), None)
+    if operation is None:
+        raise ValueError(f"no wording for a task named {stem!r}, and no {CONFIG}")
+    return ask_line(operation, problem, 0)

@@ -1,0 +1,294 @@
+"""The contract between the decoding loop and a policy part.
+
+All tensors are in *generation coordinates* ``[B, G]``: column 0 is a row's first generated cell whatever the length
+of its prompt, ``G`` is the widest row.  A policy never sees a model, a cache or a prompt.
+
+Each step the loop builds a :class:`View`, may ask for a :class:`Query`, forwards the model, and hands the resulting
+:class:`Prediction` to the policy, which answers with a :class:`Decision`.  State lives in an explicit *memory* value:
+``begin`` makes it, every role gets it and returns it, the loop carries it row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+class PolicyError(ValueError):
+    """A policy was given wrong parameters, wrong company, or broke the contract; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a part may know of its surroundings when it is bound, once, before any forward.
+
+    Attributes:
+        mask_id: id of the mask token.
+        eos_ids: ids that end a text.
+        vocab_size: number of token ids.
+        cache: ``"none"``, ``"prefix"`` or ``"dual"``.
+        shift: 1 if the model's output at slot i scores slot i+1 (Dream), else 0.
+        block_length: cells per block when no part says otherwise; ``None`` = the whole canvas.
+        max_new_tokens: the length budget of a row; ``None`` when each prompt brings its own (infilling).
+        temperature: sampling temperature; 0 is greedy.
+        model_name: the model's name, the key of learned filters.
+        token_ids: text -> token ids, or ``None`` without a tokenizer.
+        delimiter_ids: ids of the tokens that end a line in this tokenizer (AdaBlock's default delimiters).
+        shadows: whether model and cache can forward shadow cells.
+    """
+
+    mask_id: int
+    eos_ids: tuple[int, ...] = ()
+    vocab_size: int = 0
+    cache: str = "none"
+    shift: int = 0
+    block_length: int | None = None
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    model_name: str = ""
+    token_ids: Callable[[str], list[int]] | None = None
+    delimiter_ids: tuple[int, ...] = ()
+    shadows: bool = True
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees of the canvas before (and while) it decides.
+
+    Attributes:
+        tokens: long ``[B, G]``; the mask id at masks.
+        masked: bool ``[B, G]``; valid cells that are not decided.
+        valid: bool ``[B, G]``; cells inside the row's current length.
+        start, end: long ``[B]``; the current block is ``[start, end)``.
+        length: long ``[B]``; the row's current length (a part may cut it). ``budget``: its length at the beginning.
+        step, block_step, block_index: long ``[B]``; forwards this row has had in all and in this block, blocks begun.
+        mask_id, eos_ids: special ids.
+        generators: one random generator per row, seeded by (seed, row): randomness never crosses rows.
+    """
+
+    tokens: Tensor
+    masked: Tensor
+    valid: Tensor
+    start: Tensor
+    end: Tensor
+    length: Tensor
+    budget: Tensor
+    step: Tensor
+    block_step: Tensor
+    block_index: Tensor
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    generators: tuple[torch.Generator, ...]
+
+    @property
+    def index(self) -> Tensor:
+        """Long ``[1, G]``: the cells' own indices."""
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
+
+    @property
+    def in_block(self) -> Tensor:
+        """Bool ``[B, G]``: cells of the current block, committed or not."""
+        return (self.index >= self.start[:, None]) & (self.index < self.end[:, None]) & self.valid
+
+    @property
+    def open(self) -> Tensor:
+        """Bool ``[B, G]``: masks the current block may commit (also masks left before it)."""
+        return self.masked & (self.index < self.end[:, None])
+
+    def is_eos(self, tokens: Tensor) -> Tensor:
+        """Bool, shape of ``tokens``: which of them end the text."""
+        out = torch.zeros_like(tokens, dtype=torch.bool)
+        for eos in self.eos_ids:
+            out |= tokens == eos
+        return out
+
+    def uniform(self) -> Tensor:
+        """Fp32 ``[B, G]`` of U[0, 1) numbers, each row drawn from its own generator (batch-independent)."""
+        out = torch.zeros(self.tokens.shape, dtype=torch.float32)
+        for row, generator in enumerate(self.generators):
+            n = int(self.budget[row])
+            out[row, :n] = torch.rand(n, generator=generator)
+        return out.to(self.tokens.device)
+
+    def after(self, write: Tensor, values: Tensor, forwards: Tensor | int = 1) -> View:
+        """The view with ``values`` written at ``write`` (both ``[B, G]``), in the same block.
+
+        ``forwards``, an int or ``[B]``, is how many forwards later that is.
+        """
+        tokens = torch.where(write, values, self.tokens)
+        masked = (tokens == self.mask_id) & self.valid
+        step, block_step = self.step + forwards, self.block_step + forwards
+        return replace(self, tokens=tokens, masked=masked, step=step, block_step=block_step)
+
+    def moved(self) -> View:
+        """The same with rows whose block is complete at their next block that is not, taken to be as long."""
+        first = self.masked.to(torch.uint8).argmax(-1)  # 0 where nothing is masked
+        beyond = first >= self.end
+        if not bool(beyond.any()):
+            return self
+        width = (self.end - self.start).clamp(min=1)
+        blocks = torch.where(beyond, (first - self.end) // width + 1, 0)
+        return replace(
+            self,
+            start=self.start + blocks * width,
+            end=torch.minimum(self.end + blocks * width, self.length.maximum(self.end)),
+            block_step=torch.where(blocks > 0, 0, self.block_step),
+            block_index=self.block_index + blocks,
+        )
+
+    def imagine(self, canvases: Tensor) -> View:
+        """The view of hypothetical canvases: long ``[B, K, G]`` in, a view of ``B*K`` rows out (row-major)."""
+        rows, branches, width = canvases.shape
+        numbers = (self.start, self.end, self.length, self.budget, self.step, self.block_step, self.block_index)
+        start, end, length, budget, step, block_step, block_index = (
+            torch.stack(numbers)[:, :, None].expand(-1, -1, branches).flatten(1).unbind()
+        )
+        tokens = canvases.reshape(rows * branches, width)
+        valid = self.valid[:, None].expand(canvases.shape).reshape(tokens.shape)
+        return View(
+            tokens=tokens,
+            masked=(tokens == self.mask_id) & valid,
+            valid=valid,
+            start=start,
+            end=end,
+            length=length,
+            budget=budget,
+            step=step,
+            block_step=block_step,
+            block_index=block_index,
+            mask_id=self.mask_id,
+            eos_ids=self.eos_ids,
+            generators=tuple(g for g in self.generators for _ in range(branches)),
+        )
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to forward when it is not simply the canvas.
+
+    Attributes:
+        canvases: long ``[B, K, G]``, hypothetical canvases that replace the plain one in this forward: each is
+            predicted as if it were the canvas.  The prediction then has ``B*K`` rows, row-major.
+        used: bool ``[B, K]``, which of them are forwarded (default all); the others cost nothing and predict nothing.
+        shadow: bool ``[B, G]``, cells that get an extra masked twin beside the plain canvas: the twin sees everything
+            but its original, nobody sees the twin (WINO).  Answered in ``Prediction.shadow``.
+    """
+
+    canvases: Tensor | None = None
+    used: Tensor | None = None
+    shadow: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one forward says, per cell.
+
+    Attributes:
+        token: long ``[B, G]``, the proposed token (never the mask).
+        confidence: fp32 ``[B, G]``, the proposed token's probability under the softmax over the whole vocabulary;
+            0 where nothing was predicted.
+        predicted: bool ``[B, G]``, the cells this forward covered and scored.
+        open: bool ``[B, G]``, the predicted cells that may be committed now.
+        entropy: fp32 ``[B, G]`` in nats, or ``None`` unless a part needs it.
+        margin: fp32 ``[B, G]``, top-1 minus top-2 probability, or ``None``.
+        logit_margin: fp32 ``[B, G]``, top-1 minus top-2 logit, or ``None``.
+        logits: fp32 ``[M, V]`` of the scored cells, or ``None`` unless a part needs them.
+        logsumexp: fp32 ``[M]`` of each row of ``logits``; it comes with them.
+        probs: fp32 ``[M, V]``, the distribution each proposal was drawn from (temperature, top-p and top-k applied,
+            mask excluded), or ``None``.
+        cells: long ``[M]``, where each row of ``logits`` and ``probs`` lies in the flattened ``[B * G]``.
+        branches: number K of canvases per row behind the leading axis (1 = plain).
+        canvases: long ``[B, K, G]``, the query's canvases, or ``None`` when there were none.
+        shadow: the prediction of the query's shadow cells, or ``None``.
+    """
+
+    token: Tensor
+    confidence: Tensor
+    predicted: Tensor
+    open: Tensor
+    entropy: Tensor | None = None
+    margin: Tensor | None = None
+    logit_margin: Tensor | None = None
+    logits: Tensor | None = None
+    logsumexp: Tensor | None = None
+    probs: Tensor | None = None
+    cells: Tensor | None = None
+    branches: int = 1
+    canvases: Tensor | None = None
+    shadow: Prediction | None = None
+
+    def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """Spread one value per logit row, ``[M]``, to ``[B, G]``; ``fill`` elsewhere."""
+        assert self.cells is not None
+        out = values.new_full(self.token.shape, fill)
+        out.view(-1)[self.cells] = values
+        return out
+
+    def pick(self, branch: Tensor | int) -> Prediction:
+        """Choose one branch per row: int or long ``[B]`` -> the prediction of ``[B, G]``."""
+        if self.branches == 1:
+            return self
+        count, width = self.token.shape[0] // self.branches, self.token.shape[1]
+        rows = torch.arange(count, device=self.token.device) * self.branches + branch
+
+        def pick(x: Tensor) -> Tensor:
+            return x[branch :: self.branches].contiguous() if isinstance(branch, int) else x.index_select(0, rows)
+
+        def take(x: Tensor | None) -> Tensor | None:
+            return None if x is None else pick(x)
+
+        picked = Prediction(
+            pick(self.token),
+            pick(self.confidence),
+            pick(self.predicted),
+            pick(self.open),
+            take(self.entropy),
+            take(self.margin),
+            take(self.logit_margin),
+        )
+        if self.cells is None:
+            return picked
+        place = torch.full_like(self.token[:, 0], -1).index_copy(0, rows, torch.arange(count, device=rows.device))
+        row = place[self.cells // width]
+        kept = row >= 0
+        return replace(
+            picked,
+            logits=None if self.logits is None else self.logits[kept],
+            logsumexp=None if self.logsumexp is None else self.logsumexp[kept],
+            probs=None if self.probs is None else self.probs[kept],
+            cells=(row * width + self.cells % width)[kept],
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy wants written.
+
+    Attributes:
+        write: bool ``[B, G]``. ``values``: long ``[B, G]``, read where ``write``; the mask id revokes.
+        stop: bool ``[B]`` or ``None``: the row is finished after this write, which leaves no mask in it.
+        length: long ``[B]`` or ``None``: the row's new length (only ever shorter).
+        order: ``[B, G]`` or ``None``: the order in which the cells were decided, smaller first (for the trace;
+            default: falling confidence, then position).
+        confidence: fp32 ``[B, G]`` or ``None``: what the trace records; default the prediction's.
+        hold: bool ``[B]`` or ``None``: keep the block open for one more forward although it may be full
+            (only to reproduce references that spend such forwards).
+        turn: long ``[B, G]`` or ``None``: when a forward of several branches stands for several forwards one after
+            the other, the branch each written cell was decided on; ``finish`` sees the turns one by one.  Needs
+            ``order`` and ``confidence``.
+        accepted: bool ``[B, G]`` or ``None``: the written cells that the rule itself chose, as opposed to the best
+            one added so that decoding moves; ``None`` = all of ``write``.
+    """
+
+    write: Tensor
+    values: Tensor
+    stop: Tensor | None = None
+    length: Tensor | None = None
+    order: Tensor | None = None
+    confidence: Tensor | None = None
+    hold: Tensor | None = None
+    turn: Tensor | None = None
+    accepted: Tensor | None = None

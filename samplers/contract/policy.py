@@ -1,0 +1,323 @@
+"""What a policy part is, and several of them acting as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.memory import Memory, put_rows
+
+#: What a forward will probably commit: cells from a confidence on (and always the best), or so many of the best.
+Forecast = tuple[Literal["threshold", "top"], float]
+Scope = Literal["open", "block", "rest", "block+rest", "all"]
+ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
+
+
+class Policy:
+    """Base of all policy parts: a frozen dataclass whose fields are the paper's hyper-parameters.
+
+    A part overrides the roles it plays and no other.  Parts compose with ``|``.
+
+    Beside the roles a part may override these declarations, as class attributes or properties.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Extra per-cell quantities to compute: ``entropy``, ``margin``, ``logit_margin``, ``logits``, ``probs``."""
+        return frozenset()
+
+    @property
+    def scope(self) -> Scope:
+        """Cells to predict at each forward.
+
+        ``open`` masks, the whole ``block``, all masks of the ``rest``, both, or ``all`` cells of the row.
+        """
+        return "open"
+
+    @property
+    def opening_scope(self) -> Scope | None:
+        """The same for a block's opening forward; ``None`` = like ``scope``."""
+        return None
+
+    @property
+    def revises(self) -> bool:
+        """The part may change or revoke committed cells (not those of finished blocks: they are settled)."""
+        return False
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What each forward commits, as far as confidences alone decide it: ``("threshold", t)`` or ``("top", k)``.
+
+        Lets the engine begin the next forward before the policy has decided; it never decides anything, so a wrong
+        forecast costs time and nothing else.
+        """
+        return None
+
+    @property
+    def idles(self) -> bool:
+        """A forward may commit nothing (fixed time schedules of reference samplers)."""
+        return False
+
+    @property
+    def primes(self) -> bool:
+        """The part's first forward in a block may commit nothing."""
+        return False
+
+    @property
+    def queries_opening(self) -> bool:
+        """Its query may replace a block's opening forward (sound only without a cache)."""
+        return False
+
+    @property
+    def keeps_cut_cache(self) -> bool:
+        """Cached keys behind a cut stay visible until the next opening forward (only to reproduce references)."""
+        return False
+
+    @property
+    def widest_block(self) -> int | None:
+        """The most cells a block may have under this part; ``None`` = any. Adaptive block lengths are capped there."""
+        return None
+
+    def bind(self, setting: Setting) -> Policy:
+        """Resolve what depends on the model, cache or tokenizer; raise :class:`PolicyError` if it cannot work."""
+        return self
+
+    def begin(self, view: View) -> Memory:
+        """Make the part's memory for all rows, before the first forward."""
+        return None
+
+    def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor | None:
+        """Long ``[B]``: the length of the block now opening; asked once per block, on its opening prediction."""
+        return None
+
+    def query(self, view: View, memory: Memory) -> Query | None:
+        """What to forward next, or ``None`` for the plain canvas; not asked for an opening forward."""
+        return None
+
+    def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:
+        """Change the prediction before it is decided on."""
+        return prediction, memory
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
+        """Choose the cells to write; exactly one part of a composition plays this role."""
+        return Decision(torch.zeros_like(view.masked), view.tokens), memory
+
+    def finish(
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        """Have the last word on a decision: stop a row, cut it, fill it."""
+        return decision, memory
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles this part plays."""
+        return tuple(r for r in ROLES if getattr(type(self), r) is not getattr(Policy, r))
+
+    def __or__(self, other: Policy) -> Policy:
+        if not isinstance(other, Policy):
+            return NotImplemented
+        return Composition.of(self, other)
+
+
+def _union(scopes: Iterable[Scope]) -> Scope:
+    """The smallest scope that holds all of these."""
+    names = {name for scope in scopes for name in scope.split("+")}
+    if "all" in names:
+        return "all"
+    if {"block", "rest"} <= names:
+        return "block+rest"
+    return "rest" if "rest" in names else "block" if "block" in names else "open"
+
+
+@dataclass(frozen=True)
+class Composition(Policy):
+    """Several parts acting as one policy; their memory is the tuple of the parts' memories.
+
+    Order matters only where a role is played in turn: ``rescore`` and ``finish`` run left to right.
+    """
+
+    parts: tuple[Policy, ...] = ()
+
+    @classmethod
+    def of(cls, *policies: Policy) -> Composition:
+        """Flatten policies and compositions into one composition."""
+        parts: list[Policy] = []
+        for policy in policies:
+            parts.extend(policy.parts if isinstance(policy, Composition) else (policy,))
+        return cls(tuple(parts))
+
+    def playing(self, role: str) -> list[int]:
+        """Indices of the parts that play ``role``."""
+        return [i for i, part in enumerate(self.parts) if role in part.roles]
+
+    def check(self) -> Composition:
+        """Refuse a composition that cannot decode: not exactly one decider, or clashing parts."""
+        names = [type(p).__name__ for p in self.parts]
+        for role, what in (("decide", "decide what to commit"), ("block_length", "set the block length")):
+            players = [names[i] for i in self.playing(role)]
+            if len(players) > 1:
+                raise PolicyError(f"{' and '.join(players)} both {what}; keep one of them.")
+        if not self.playing("decide"):
+            raise PolicyError(
+                f"no part of {'|'.join(names) or 'the empty policy'} decides what to commit; "
+                "add a decider such as Threshold() or TopK()."
+            )
+        queries = [names[i] for i in self.playing("query")]
+        if len(queries) > 1:
+            raise PolicyError(f"{' and '.join(queries)} both send queries; keep one of them.")
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise PolicyError(f"{twice} appears twice in {'|'.join(names)}; keep one of them.")
+        if self.queries_opening and self.playing("block_length"):
+            asks = names[self.playing("block_length")[0]]
+            raise PolicyError(
+                f"{asks} measures blocks on a plain opening forward, but {queries[0]} drafts across blocks; "
+                f"use {queries[0]} inside blocks (cross_block=False)."
+            )
+        return self
+
+    def bind(self, setting: Setting) -> Composition:  # noqa: D102
+        return Composition(tuple(part.bind(setting) for part in self.parts)).check()
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def scope(self) -> Scope:  # noqa: D102
+        return _union(p.scope for p in self.parts)
+
+    @property
+    def opening_scope(self) -> Scope:  # noqa: D102
+        return _union(p.opening_scope or p.scope for p in self.parts)
+
+    @property
+    def revises(self) -> bool:  # noqa: D102
+        return any(p.revises for p in self.parts)
+
+    @property
+    def forecast(self) -> Forecast | None:  # noqa: D102
+        if {"query", "rescore"} & set(self.roles) or self.scope != "open":
+            return None
+        return next((self.parts[i].forecast for i in self.playing("decide")), None)
+
+    @property
+    def idles(self) -> bool:  # noqa: D102
+        return any(p.idles for p in self.parts)
+
+    @property
+    def primes(self) -> bool:  # noqa: D102
+        return any(p.primes for p in self.parts)
+
+    @property
+    def queries_opening(self) -> bool:  # noqa: D102
+        return any(p.queries_opening for p in self.parts)
+
+    @property
+    def keeps_cut_cache(self) -> bool:  # noqa: D102
+        return any(p.keeps_cut_cache for p in self.parts)
+
+    @property
+    def widest_block(self) -> int | None:  # noqa: D102
+        return min((p.widest_block for p in self.parts if p.widest_block is not None), default=None)
+
+    @property
+    def roles(self) -> tuple[str, ...]:  # noqa: D102
+        return tuple(dict.fromkeys(r for part in self.parts for r in part.roles))
+
+    def begin(self, view: View) -> Memory:  # noqa: D102
+        return tuple(part.begin(view) for part in self.parts)
+
+    def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor | None:  # noqa: D102
+        for i in self.playing("block_length"):
+            length = self.parts[i].block_length(view, prediction, memory[i])
+            return length if length is None else length.clamp(min=1, max=self.widest_block)
+        return None
+
+    def query(self, view: View, memory: Memory) -> Query | None:  # noqa: D102
+        for i in self.playing("query"):
+            return self.parts[i].query(view, memory[i])
+        return None
+
+    def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:  # noqa: D102
+        return self._in_turn("rescore", memory, prediction, lambda part, p, m: part.rescore(view, p, m))
+
+    def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
+        (i,) = self.playing("decide")
+        decision, mine = self.parts[i].decide(view, prediction, memory[i])
+        return decision, (*memory[:i], mine, *memory[i + 1 :])
+
+    def finish(  # noqa: D102
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        if not self.playing("finish"):
+            return decision, memory
+        if decision.turn is not None and prediction.branches > 1:
+            return self._finish_turns(view, prediction, decision, memory)
+        done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
+        return replace(done, order=_order(done, done.write & ~decision.write, prediction)), memory
+
+    def _finish_turns(
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        """Show the parts one turn after the other, as if each had been a forward; a row that ends keeps no later turn.
+
+        So what a rule does under a part that stops or cuts rows does not depend on how many forwards it took.
+        """
+        turns, values = decision.turn, decision.values
+        order, confidence = decision.order, decision.confidence
+        assert turns is not None and order is not None and confidence is not None
+        write = torch.zeros_like(decision.write)
+        stop = hold = torch.zeros_like(view.start, dtype=torch.bool)
+        length = view.length
+        before: tuple[Tensor, Tensor, Tensor] | None = None
+        for turn in range(int(turns.max()) + 1):
+            now = decision.write & (turns == turn) & ~(stop | (length < view.length))[:, None]
+            rows = now.any(-1)
+            if not bool(rows.any()):
+                continue
+            if before is not None:
+                view = view.after(*before).moved()
+            said = prediction.pick(turn)
+            part = replace(decision, write=now, stop=None, length=None, turn=None)
+            done, after = self._in_turn("finish", memory, part, partial(_finish, view, said))
+            memory = put_rows(rows, after, memory)
+            taken = done.write & rows[:, None]
+            filled = taken & ~now
+            write, values = write | taken, torch.where(taken, done.values, values)
+            order = torch.where(taken, _order(done, filled, said), order)
+            confidence = torch.where(filled, said.confidence, confidence)
+            if done.stop is not None:
+                stop = stop | (done.stop & rows)
+            if done.hold is not None:
+                hold = hold | (done.hold & rows)
+            if done.length is not None:
+                length = torch.where(rows, torch.minimum(length, done.length), length)
+            before = taken, values, rows
+        return Decision(write, values, stop, length, order, confidence, hold), memory
+
+    def _in_turn(
+        self, role: str, memory: Memory, value: Any, call: Callable[[Policy, Any, Memory], tuple[Any, Memory]]
+    ) -> tuple[Any, Memory]:
+        memories = list(memory)
+        for i in self.playing(role):
+            value, memories[i] = call(self.parts[i], value, memories[i])
+        return value, tuple(memories)
+
+
+def _order(done: Decision, filled: Tensor, prediction: Prediction) -> Tensor:
+    """Fp64 ``[B, G]``: the order of a decision, in which the cells ``filled`` by finishing parts come last."""
+    order = -prediction.confidence if done.order is None else done.order
+    return order.double().masked_fill(filled, torch.inf)
+
+
+def _finish(
+    view: View, prediction: Prediction, part: Policy, decision: Decision, memory: Memory
+) -> tuple[Decision, Memory]:
+    return part.finish(view, prediction, decision, memory)

@@ -1,0 +1,57 @@
+"""The one judge of what policies decide: a decision is settled, then checked against the contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from samplers.contract.data import Decision, PolicyError, View
+from samplers.contract.policy import Policy
+
+
+def settle(view: View, decision: Decision) -> Decision:
+    """Apply a decision's cut to its write: cells past the row's new length are not written."""
+    if decision.length is None:
+        return decision
+    length = torch.minimum(decision.length, view.length)
+    return replace(decision, write=decision.write & (view.index < length[:, None]), length=length)
+
+
+def validate(policy: Policy, view: View, decision: Decision) -> None:
+    """Raise :class:`PolicyError` if a (settled) decision breaks the contract; one sentence names the policy."""
+    name = "|".join(type(p).__name__ for p in getattr(policy, "parts", (policy,)))
+
+    def refuse(bad: Tensor, what: str) -> None:
+        if bool(bad.any()):
+            row, cell = (int(i) for i in bad.nonzero()[0])
+            raise PolicyError(f"{name} {what} (row {row}, cell {cell}, step {int(view.step[row])}).")
+
+    write = decision.write
+    refuse(write & ~view.valid, "writes a cell outside the row's length")
+    revoked = write & (decision.values == view.mask_id)
+    if policy.revises:
+        refuse(write & ~view.masked & (view.index < view.start[:, None]), "changes a cell of a finished block")
+    else:
+        refuse(write & ~view.masked, "changes a committed cell without declaring `revises`")
+        refuse(revoked, "commits the mask token without declaring `revises`")
+    if decision.length is not None:
+        shrunk = (decision.length < 1) | (decision.length > view.length)
+        refuse(shrunk[:, None], "sets a length outside 1..the current length")
+    if decision.stop is not None:
+        left = (view.masked & ~write | revoked) & decision.stop[:, None]
+        within = view.length if decision.length is None else decision.length
+        refuse(left & (view.index < within[:, None]), "stops a row and leaves a mask in it; fill it")
+    if policy.idles:
+        return
+    gained = (write & view.masked & ~revoked).sum(-1)
+    lost = (revoked & ~view.masked).sum(-1)
+    stuck = gained - lost < 1
+    for over in (decision.stop, decision.hold):
+        stuck = stuck & ~over if over is not None else stuck
+    if decision.length is not None:
+        stuck = stuck & (decision.length == view.length)
+    if policy.primes:
+        stuck = stuck & (view.block_step > 0)
+    refuse(stuck[:, None], "commits nothing")

@@ -1,0 +1,64 @@
+"""Small helpers that every selection rule is made of.  Ties: higher score, then lower position, on every device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samplers.contract.data import Decision, Prediction
+
+
+def best(score: Tensor, where: Tensor) -> Tensor:
+    """Bool ``[B, G]``: the one highest-scored cell of each row among ``where`` (none if ``where`` is empty)."""
+    # The clamp keeps a cell whose own score is -inf above the cells outside.
+    top = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~where, -torch.inf).argmax(-1, keepdim=True)
+    return torch.zeros_like(where).scatter_(1, top, True) & where
+
+
+def rank(score: Tensor, where: Tensor) -> Tensor:
+    """Long ``[B, G]``: each cell's place (0 = first) among ``where`` by falling score; G for all other cells."""
+    width = score.shape[1]
+    # The clamp keeps a cell whose own score is -inf above the cells outside.
+    score = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~where, -torch.inf)
+    order = score.sort(dim=-1, descending=True, stable=True).indices
+    places = torch.arange(width, device=score.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).masked_fill(~where, width)
+
+
+def top(score: Tensor, where: Tensor, k: Tensor | int) -> Tensor:
+    """Bool ``[B, G]``: the ``k`` (int or long ``[B]``) highest-scored cells of each row among ``where``."""
+    if isinstance(k, int) and k == 1:
+        return best(score, where)
+    return (rank(score, where) < (k[:, None] if isinstance(k, Tensor) else k)) & where
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """Bool ``[B, G]``: cells at most ``radius`` away from a cell of ``mask``."""
+    if radius == 0:
+        return mask
+    return F.max_pool1d(mask.float()[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0
+
+
+def commit(chosen: Tensor, prediction: Prediction, score: Tensor | None = None) -> Decision:
+    """Write the proposed tokens at ``chosen``; the best open cell of each row is always added, so decoding moves.
+
+    ``score`` (``[B, G]``, default the confidence) says which open cell is the best and in which order cells count.
+    """
+    score = prediction.confidence if score is None else score
+    accepted = chosen & prediction.open
+    write = accepted | best(score, prediction.open)
+    return Decision(write, prediction.token, order=-score, accepted=accepted)
+
+
+def prefix_sum_by_rank(values: Tensor, places: Tensor) -> Tensor:
+    """Cumulative sum of ``values`` ``[B, G]`` taken in the order ``places`` (from :func:`rank`), per cell.
+
+    Cells outside the ranking (place G) contribute nothing and receive the total.
+    """
+    width = values.shape[1]
+    outside = places >= width
+    slots = places.masked_fill(outside, width)
+    lined = values.new_zeros(values.shape[0], width + 1).scatter_(1, slots, values.masked_fill(outside, 0.0))
+    lined[:, width] = 0.0
+    return lined.cumsum(-1).gather(1, slots)

@@ -1,0 +1,99 @@
+"""Quirks of published reference code, as parts that exist for reproduction only: nobody should decode with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
+from samplers.contract.select import rank
+
+
+@dataclass(frozen=True)
+class ExtraForward(Policy):
+    """Reproduction only: the forward that Fast-dLLM's first release wastes on a block its opening completed.
+
+    Its cached loops look for masks only after their second forward (NVlabs/Fast-dLLM, June 2025).  The tokens are the
+    same; every such block costs one forward more.
+    """
+
+    idles = True
+
+    def finish(  # noqa: D102
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        hold = view.block_step == 0
+        return replace(decision, hold=hold if decision.hold is None else hold | decision.hold), memory
+
+
+@dataclass(frozen=True)
+class BlindFirst(Policy):
+    """Reproduction only: Fast-dLLM's Dream loop, whose opening forward commits the block's first cell and no other.
+
+    Dream scores a cell from the slot before it, which a window that begins at the block does not forward; the
+    reference therefore takes that cell by argmax, whatever its confidence (``generation_utils_block.py``).  Here the
+    window begins one slot early instead, so that every policy does without this.
+    """
+
+    def bind(self, setting: Setting) -> BlindFirst:  # noqa: D102
+        if setting.cache == "none" or not setting.shift:
+            raise PolicyError(
+                "BlindFirst reproduces a cached loop of a shifted model (Dream); "
+                "without a cache or a shift drop it from the policy."
+            )
+        return self
+
+    def finish(  # noqa: D102
+        self, view: View, prediction: Prediction, decision: Decision, memory: Memory
+    ) -> tuple[Decision, Memory]:
+        opening = view.block_step == 0
+        if decision.stop is not None:  # the row has ended, all its masks are filled
+            opening = opening & ~decision.stop
+        opening = opening[:, None]
+        first = prediction.open & (view.index == view.start[:, None])
+        write = torch.where(opening, first, decision.write)
+        return replace(decision, write=write, values=torch.where(opening, prediction.token, decision.values)), memory
+
+
+@dataclass(frozen=True)
+class ThresholdQuota(Policy):
+    """Reproduction only: ``alg="confidence_threshold"`` of Fast-dLLM's uncached Dream loop (``generation_utils.py``).
+
+    Each of ``steps`` forwards may commit masks/steps cells plus what earlier forwards left of theirs, and of these
+    only the ones that reach ``threshold`` (and the best one).  Each cell that the last forward leaves adds a forward,
+    spent even if nothing is left to decide.
+    """
+
+    steps: int = 1
+    threshold: float = 0.9
+    idles = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise PolicyError(f"steps is {self.steps}; give a whole number from 1 up.")
+        if not self.threshold > 0:
+            raise PolicyError(f"threshold is {self.threshold}; give a number above 0.")
+
+    def begin(self, view: View) -> Memory:
+        """Long ``[B]`` twice: masks at the block's opening, forwards it will be given."""
+        return torch.zeros_like(view.start), torch.full_like(view.start, self.steps)
+
+    def decide(  # noqa: D102
+        self, view: View, prediction: Prediction, memory: tuple[Tensor, Tensor]
+    ) -> tuple[Decision, Memory]:
+        left, opening = prediction.open.sum(-1), view.block_step == 0
+        total = torch.where(opening, left, memory[0])
+        steps = torch.where(opening, self.steps, memory[1])
+        allowed = total // self.steps * (view.block_step + 1) - (total - left)
+        allowed = torch.where(view.block_step + 1 >= self.steps, left, allowed)
+        places = rank(prediction.confidence, prediction.open)
+        quota = places < allowed[:, None]
+        write = quota & ((prediction.confidence >= self.threshold) | (places == 0))
+        missed = (quota & ~write).sum(-1)
+        steps = torch.where(view.block_step + 1 >= steps, steps + missed, steps)
+        hold = view.block_step + 1 < steps
+        return Decision(write, prediction.token, order=-prediction.confidence, hold=hold), (total, steps)
