@@ -14,6 +14,7 @@ from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.egp import EGP
 from samplers.entropy_bound import EntropyBound
+from samplers.entropy_threshold import EntropyThreshold
 from samplers.eos import DeferEos, EosStop
 from samplers.eotp import EoTP
 from samplers.factor import Factor
@@ -37,6 +38,7 @@ __all__ = [
     "Decision",
     "DeferEos",
     "EntropyBound",
+    "EntropyThreshold",
     "EoTP",
     "EosStop",
     "Factor",

@@ -1,4 +1,4 @@
-"""Entropy-bounded unmasking (EB-Sampler, arXiv 2505.24857, sec. 3) and the plain entropy threshold."""
+"""Entropy-bounded unmasking (EB-Sampler, arXiv 2505.24857, sec. 3)."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ POLICIES = (
     "factor:factor=1.5",
     "frechet:margin=-0.2",
     "entropybound:gamma=1.0",
+    "entropythreshold:threshold=1.0",
     "localleap:anchor_threshold=0.5,relaxed_threshold=0.2,radius=2",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+threshold:threshold=0.4",
     "adablock:delimiters=5,delimiter_threshold=0.02+localleap:anchor_threshold=0.5,relaxed_threshold=0.2",

@@ -28,6 +28,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "Factor 1": ("factor", "about 1.2-1.3x the threshold's speed (GSM8K 78.1 at 3.90 per forward, f 0.75)"),
     "Frechet 0.25": ("frechet", "1.36x the threshold (GSM8K 77.2 at 4.24 per forward)"),
     "EntropyBound 0.1": ("entropybound", "2-3x at no loss (code and maths, base models)"),
+    "EntropyThreshold": ("entropythreshold", "with its distilled LLaDA 8.5x fewer steps, GSM8K 75.7 -> 76.1"),
     "LocalLeap": ("localleap", "steps down to 14 % of static at negligible loss"),
     "AdaBlock x Threshold": ("adablock+threshold", "up to +5.3 points at the threshold's speed"),
     "AdaBlock x LocalLeap": ("adablock+localleap", "not in a paper"),

@@ -24,6 +24,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "factor": {"factor": _one_of(0.5, 1.0, 1.5, 4.0), "last_rank_quirk": _one_of(True, False)},
     "frechet": {"margin": _one_of(-0.5, 0.0, 0.25, 0.6)},
     "entropybound": {"gamma": _one_of(0.0, 0.1, 1.0, 3.0)},
+    "entropythreshold": {"threshold": _one_of(0.0, 0.3, 1.0, 2.0, "none")},
     "eosstop": {"when": _one_of("settled", "block")},
     "localleap": {"relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},

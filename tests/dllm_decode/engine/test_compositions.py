@@ -24,6 +24,7 @@ ARGUMENTS = {
     "factor": "factor=1.9",
     "frechet": "margin=-0.5",
     "entropybound": "gamma=1.5",
+    "entropythreshold": "threshold=2.0",
     "localleap": "anchor_threshold=0.5,relaxed_threshold=0.3,radius=1",
     "adablock": "delimiters=1/3/5/7/9/11,delimiter_threshold=0.2,window=1",
     "eotp": "ids=2/22",
