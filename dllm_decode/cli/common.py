@@ -59,6 +59,8 @@ Temperature = Annotated[
     float, typer.Option("--temperature", help="0 is greedy; above, tokens are drawn.", rich_help_panel=SAMPLING)
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", rich_help_panel=SAMPLING)]
+Split = Annotated[str, typer.Option(help="Of the problems: train, valid or test.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)]
 Device = Annotated[
     str | None, typer.Option("--device", help="Such as cpu or cuda:1; default the GPU, if there is one.")
 ]

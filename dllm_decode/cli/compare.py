@@ -15,10 +15,12 @@ from rich.table import Table
 from dllm_decode.cli.common import (
     DECODING,
     OUTPUT,
+    AsJson,
     BlockLength,
     Device,
     Dtype,
     ModelName,
+    Split,
     Temperature,
     stderr,
     stdout,
@@ -65,7 +67,6 @@ Processes = Annotated[
     typer.Option(help="That decode side by side on a CPU; the records are the same.", rich_help_panel=DECODING),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=OUTPUT)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.", rich_help_panel=OUTPUT)]
 
 
 def compare(
@@ -82,7 +83,7 @@ def compare(
     samples: Annotated[int, typer.Option("--samples", "-n", help="Per task and seed.")] = 100,
     seeds: Annotated[str, typer.Option(help="Of problems and draws, such as 0,1.", metavar="NUMBERS")] = "0",
     templates: Templates = "mixed",
-    split: Annotated[str, typer.Option(help="Of the problems: train, valid or test.")] = "test",
+    split: Split = "test",
     canvas: Canvas = "task",
     block_length: BlockLength = 16,
     batch_size: BatchSize = 16,

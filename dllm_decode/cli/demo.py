@@ -51,11 +51,12 @@ def demo(
     check_policy(against)
     check_cache(cache)
     from dllm_decode.config import GenerationConfig
-    from dllm_decode.lab.evaluate import draw_problems
+    from dllm_decode.lab.problems import task_names
+    from dllm_decode.tasks import samples
     from dllm_decode.viewing.band import BandWatch
     from dllm_decode.viewing.demo import Demo, picture, table
 
-    problems = [drawn[0] for drawn in draw_problems(tasks, 1, seed=seed).values()]
+    problems = [samples(name, "test", 1, seed)[0] for name in task_names(tasks)]
     config = GenerationConfig(block_length=block_length, seed=seed)
     picture_file = None if svg is None else OutputFile(svg, "the picture")
     show = Demo(load(model, device), policy, against, cache, config)

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dllm_decode.cli.common import (
     DECODING,
-    OUTPUT,
+    AsJson,
     BlockLength,
     CacheName,
     Device,
@@ -19,10 +18,8 @@ from dllm_decode.cli.common import (
     ModelName,
     PolicyText,
     Seed,
+    Split,
     Temperature,
-    check_batch_size,
-    check_cache,
-    check_policy,
     load,
     stderr,
     stdout,
@@ -30,7 +27,7 @@ from dllm_decode.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from dllm_decode.lab.evaluate import EvaluationReport, SampleRecord
+    from dllm_decode.lab.evaluate import EvaluationReport
 
 
 def evaluate(
@@ -46,67 +43,51 @@ def evaluate(
     ] = 32,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    split: Annotated[str, typer.Option(help="Of the problems: train, valid or test.")] = "test",
+    split: Split = "test",
     template: Annotated[int | None, typer.Option(help="Wording of all prompts (0, 1 or 2). [default: mixed]")] = None,
     device: Device = None,
     dtype: Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracy and cost of a policy on the bundled tasks, each on the canvas its task suggests."""
-    check_batch_size(batch_size)
-    check_policy(policy)
-    check_cache(cache)
-    from dllm_decode.config import GenerationConfig
-    from dllm_decode.lab.evaluate import EvaluationReport, draw_problems, task_names
+    from dllm_decode.lab.evaluate import EvaluationReport
     from dllm_decode.lab.evaluate import evaluate as run
+    from dllm_decode.lab.problems import task_names
+    from dllm_decode.lab.records import Ledger
 
-    names = task_names(tasks)
-    draw_problems(names, min(samples, 1), split=split, seed=seed, template=template)
-    GenerationConfig(block_length=block_length, temperature=temperature, seed=seed)
-    loaded = load(model, device, dtype)
-
-    done: list[SampleRecord] = []
-    note = stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=note, disable=not note.is_terminal, transient=True) as bar:
-        whole = bar.add_task("decoding", total=samples * len(names))
-
-        def progress(batch: list[SampleRecord]) -> None:
-            done.extend(batch)
-            bar.update(whole, advance=len(batch), description=batch[0].task)
-
-        try:
-            report = run(
-                loaded,
-                policy,
-                names,
-                samples,
-                split=split,
-                seed=seed,
-                block_length=block_length,
-                cache=cache,
-                batch_size=batch_size,
-                template=template,
-                progress=progress,
-                temperature=temperature,
-            )
-        except KeyboardInterrupt:
-            bar.stop()
-            partial = EvaluationReport.of(policy, done)
-            tasks_done = {name: task for name, task in partial.tasks.items() if task.samples == samples}
-            note.print(f"interrupted: {len(tasks_done)} of {len(names)} tasks are complete", highlight=False)
-            if tasks_done:
-                _show(EvaluationReport(policy, tasks_done), as_json)
-            raise
+    ledger = Ledger()
+    try:
+        report = run(
+            model,
+            policy,
+            tasks,
+            samples,
+            split=split,
+            seed=seed,
+            cache=cache,
+            batch_size=batch_size,
+            template=template,
+            load=lambda name: load(name, device, dtype),
+            ledger=ledger,
+            block_length=block_length,
+            temperature=temperature,
+        )
+    except KeyboardInterrupt:
+        held = [record["task"] for record in ledger.records.values()]
+        whole = {name for name in held if held.count(name) == samples}
+        found = f"interrupted: {len(whole)} of {len(task_names(tasks))} tasks are complete"
+        stderr().print(found, highlight=False)
+        if whole:
+            _show(EvaluationReport.of(policy, (r for r in ledger.records.values() if r["task"] in whole)), as_json)
+        raise
     _show(report, as_json)
 
 
 def _show(report: EvaluationReport, as_json: bool) -> None:
-    out = stdout()
     if as_json:
-        write_json(out, report.to_dict())
+        write_json(stdout(), report.to_dict())
     else:
-        print_report(report, out)
+        print_report(report, stdout())
 
 
 def print_report(report: EvaluationReport, out: Console) -> None:
@@ -115,24 +96,14 @@ def print_report(report: EvaluationReport, out: Console) -> None:
     table.add_column("task")
     for head in ("samples", "accuracy", "95 % interval", "NFE", "content tokens\nper forward"):
         table.add_column(head, justify="right")
+
+    def row(name: str, samples: str, interval: str, accuracy: float, nfe: float, tpf: float) -> None:
+        table.add_row(name, samples, f"{100 * accuracy:.1f} %", interval, f"{nfe:.1f}", f"{tpf:.2f}")
+
+    costs = ("accuracy", "nfe", "tpf_content")
     for name, task in report.tasks.items():
-        low, high = task.interval
-        table.add_row(
-            name,
-            str(task.samples),
-            f"{100 * task.accuracy:.1f} %",
-            f"{100 * low:.1f} to {100 * high:.1f}",
-            f"{task.nfe:.1f}",
-            f"{task.tpf_content:.2f}",
-        )
+        low, high = task["interval"]
+        row(name, str(task["samples"]), f"{100 * low:.1f} to {100 * high:.1f}", *(task[cost] for cost in costs))
     table.add_section()
-    count = len(report.tasks)
-    table.add_row(
-        "mean",
-        "",
-        f"{100 * report.mean_accuracy:.1f} %",
-        "",
-        f"{sum(t.nfe for t in report.tasks.values()) / count:.1f}",
-        f"{sum(t.tpf_content for t in report.tasks.values()) / count:.2f}",
-    )
+    row("mean", "", "", *map(report.mean, costs))
     out.print(table)

@@ -14,6 +14,7 @@ from rich.table import Table
 from dllm_decode.cli.common import (
     DECODING,
     OUTPUT,
+    AsJson,
     CacheName,
     Device,
     Dtype,
@@ -72,7 +73,7 @@ def train_filter(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train Learn2PD's filter for a model: replay its own answers, fit, choose a threshold, measure the outcome."""
     check_batch_size(batch_size)

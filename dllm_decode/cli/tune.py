@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dllm_decode.cli.common import (
+    AsJson,
     BlockLength,
     CacheName,
     Device,
@@ -19,7 +20,6 @@ from dllm_decode.cli.common import (
     write_json,
 )
 from dllm_decode.cli.compare import (
-    AsJson,
     BatchSize,
     Canvas,
     Grid,

@@ -18,9 +18,10 @@ from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.lab.evaluate import draw_problems
+from dllm_decode.lab.problems import task_names
 from dllm_decode.models import NativeModel
 from dllm_decode.tasks import TASKS, Sample
+from dllm_decode.tasks import samples as draw
 from filters import FEATURES, FilterError, Records
 from filters.features import block_cells, block_features
 from samplers import EGP, Decision, Prediction, Threshold, View
@@ -63,8 +64,8 @@ def asks_of_tasks(tasks: str | Sequence[str], samples: int, seed: int = 0) -> As
         raise DllmError(f"samples is {samples}; give at least 4 per task, so that a quarter of them can be held out.")
 
     def drawn(split: str, count: int) -> list[Ask]:
-        problems = draw_problems(tasks, count, split=split, seed=seed)
-        return [Ask(s.prompt, TASKS[name].max_new_tokens, s) for name, found in problems.items() for s in found]
+        names = task_names(tasks)
+        return [Ask(s.prompt, TASKS[name].max_new_tokens, s) for name in names for s in draw(name, split, count, seed)]
 
     return AskSets(drawn("train", samples), drawn("valid", samples // 4), drawn("test", samples // 4))
 

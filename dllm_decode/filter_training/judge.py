@@ -11,7 +11,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.filter_training.collect import STATIC, Ask, batches, contents
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.lab.evaluate import wilson
+from dllm_decode.lab.metrics import wilson
 from dllm_decode.tasks import score
 from samplers import EGP, Policy
 

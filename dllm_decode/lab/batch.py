@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dllm_decode.lab.points import STATIC, Point
 from dllm_decode.lab.problems import Problem
-from dllm_decode.lab.records import Journal, Record
+from dllm_decode.lab.records import Ledger, Record
 from dllm_decode.lab.setting import EGP
 from dllm_decode.lab.workers import Decoded, Job
 
@@ -31,11 +31,11 @@ def key(point: Point, cache: str, problem: Problem) -> str:
     return f"{point.label}|{cache}|{problem.task}|{problem.template}|{problem.seed}|{problem.sample}"
 
 
-def job_of(batch: Batch, journal: Journal) -> Job:
-    """What is to be decoded; EGP aims at what static decoding wrote, which the journal must hold."""
+def job_of(batch: Batch, ledger: Ledger) -> Job:
+    """What is to be decoded; EGP aims at what static decoding wrote, which the ledger must hold."""
     reference = None
     if batch.point == EGP:
-        reference = tuple(tuple(journal.records[name]["tokens"]) for name in static_keys(batch))
+        reference = tuple(tuple(ledger.records[name]["tokens"]) for name in static_keys(batch))
     first = batch.problems[0]
     prompts = tuple(problem.prompt for problem in batch.problems)
     return Job(first.task, batch.cache, batch.point.policy, batch.seed, first.canvas, prompts, reference)

@@ -93,7 +93,7 @@ def task_names(asked: str | Sequence[str]) -> list[str]:
     """
     names = [name.strip() for name in (asked.split(",") if isinstance(asked, str) else asked) if name.strip()]
     if not names:
-        raise DllmError(f"no task was given; give 'all', some of {', '.join(tasks.TASKS)}, or oracle-shuffle-7.")
+        raise DllmError(f"no task was given; give 'all' or some of {', '.join(tasks.TASKS)}, oracle-shuffle-7.")
     out: list[str] = []
     for name in names:
         if is_oracle(name):

@@ -16,7 +16,18 @@ NAME = "records.jsonl"
 WALL_FIELDS = ("wall_s", "model_s", "policy_s")  # all that may differ between two runs of one setting
 
 
-class Journal:
+class Ledger:
+    """The finished samples of a run by their keys, in memory."""
+
+    def __init__(self, records: Sequence[Record] = ()) -> None:
+        self.records: dict[str, Record] = {record["key"]: record for record in records}
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add finished samples."""
+        self.records.update((record["key"], record) for record in records)
+
+
+class Journal(Ledger):
     """The finished samples of a run folder, on disk and in memory.
 
     One write per batch, then fsync: a killed run leaves whole lines and at most one torn one, which is cut off when
@@ -42,14 +53,14 @@ class Journal:
         except DllmError:
             self._file.close()
             raise
-        self.records: dict[str, Record] = {record["key"]: record for record in records}
+        super().__init__(records)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add finished samples; they are on disk when this returns."""
         self._file.write(b"".join(map(_line, records)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.records.update((record["key"], record) for record in records)
+        super().append(records)
 
     def arrange(self, order: Sequence[str]) -> None:
         """Bring the file into the order of these keys, if it is not (lines of it had been removed by hand)."""

@@ -19,7 +19,7 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.batch import Batch, job_of, score, static_keys
 from dllm_decode.lab.points import STATIC, Point
 from dllm_decode.lab.problems import Problem, batches, draw, is_oracle, make_oracle
-from dllm_decode.lab.records import Journal, Record
+from dllm_decode.lab.records import Journal, Ledger, Record
 from dllm_decode.lab.setting import (
     EGP,
     NAME,
@@ -31,7 +31,7 @@ from dllm_decode.lab.setting import (
     surroundings,
     weights_revision,
 )
-from dllm_decode.lab.workers import decoders, model_of, prompt_of
+from dllm_decode.lab.workers import Crew, Decoder, decoders, model_of, prompt_of
 from dllm_decode.models import load_model
 from dllm_decode.models.loading import BUNDLED
 from dllm_decode.tasks.tokenizer import count_tokens
@@ -162,13 +162,29 @@ def run(
     threads = threads or max(1, torch.get_num_threads() // processes)
     described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
     keep_setting(folder, {**comparison.to_dict(), **described, "threads": threads, "processes": processes})
+    with Journal(folder) as journal, decoders(processes, threads, model, comparison.config) as crew:
+        records = decode(runner, journal, crew, quiet, on_batch)
+        journal.arrange([record["key"] for record in records])
+    if model is not None:
+        _write_pieces(folder, model, records)
+    return records
+
+
+def decode(
+    runner: Runner,
+    ledger: Ledger,
+    crew: Decoder | Crew,
+    quiet: bool = False,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Decode what the ledger does not hold yet; see :func:`run`.
+
+    Returns:
+        All records, in canonical order.
+    """
     order: list[str] = []
     under_way: deque[tuple[Batch, int | None]] = deque()
-    with (
-        Journal(folder) as journal,
-        decoders(processes, threads, model, comparison.config) as crew,
-        tqdm(total=runner.total(), file=sys.stderr, disable=True if quiet else None, unit="sample") as bar,
-    ):
+    with tqdm(total=runner.total(), file=sys.stderr, disable=True if quiet else None, unit="sample") as bar:
 
         def settle() -> None:
             """Put the oldest batch on record: in canonical order, whichever is decoded first."""
@@ -178,7 +194,7 @@ def run(
                 # A batch torn by a kill is decoded whole, since sums depend on who shares a batch in their last bits;
                 # what is on record stays as it is.
                 done = score(batch, crew.result(ticket))
-                journal.append([record for record in done if record["key"] not in journal.records])
+                ledger.append([record for record in done if record["key"] not in ledger.records])
             order.extend(batch.keys)
             bar.update(len(batch.problems))
             if on_batch is not None:
@@ -186,19 +202,15 @@ def run(
 
         for batch in runner.batches():
             if batch.point == EGP:
-                while under_way and not all(name in journal.records for name in static_keys(batch)):
+                while under_way and not all(name in ledger.records for name in static_keys(batch)):
                     settle()
-            done = all(name in journal.records for name in batch.keys)
-            under_way.append((batch, None if done else crew.submit(job_of(batch, journal))))
+            done = all(name in ledger.records for name in batch.keys)
+            under_way.append((batch, None if done else crew.submit(job_of(batch, ledger))))
             while len(under_way) > crew.ahead:
                 settle()
         while under_way:
             settle()
-        journal.arrange(order)
-        records = [journal.records[name] for name in order]
-    if model is not None:
-        _write_pieces(folder, model, records)
-    return records
+    return [ledger.records[name] for name in order]
 
 
 def _describe(comparison: Comparison, model: DenoisingModel | None) -> dict[str, Any]:
