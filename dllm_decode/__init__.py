@@ -46,6 +46,7 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(("LocalLeap", "AdaBlock", "Learn2PD", "EoTP", "EGP", "volatility_band"), "samplers"),
     **dict.fromkeys(("CCD", "CCDDS", "SchED", "Prophet", "FreeDave", "FreeDavePlus"), "samplers"),
     **dict.fromkeys(("EntropyThreshold",), "samplers"),
+    **dict.fromkeys(("Wino",), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("train_filter",), "dllm_decode.filter_training.train"),
     **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),

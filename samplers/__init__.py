@@ -27,6 +27,7 @@ from samplers.registry import REGISTRY, lookup, parse_policy, spell
 from samplers.sched import SchED
 from samplers.threshold import Threshold
 from samplers.topk import TopK
+from samplers.wino import Wino
 
 __all__ = [
     "CCD",
@@ -57,6 +58,7 @@ __all__ = [
     "Threshold",
     "TopK",
     "View",
+    "Wino",
     "best",
     "commit",
     "dilate",

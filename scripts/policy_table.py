@@ -39,6 +39,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "SchED x TopK": ("topk:k=1+sched", "2.1x (exp k 4, 7.5 to 2.5), mean score 52.3 -> 53.2"),
     "SchED x Threshold": ("threshold+sched", "not in a paper"),
     "Prophet": ("topk:k=1+prophet", "up to 3.4x fewer steps, GSM8K unchanged"),
+    "Wino": ("wino", "6x fewer steps on GSM8K at +2.6 points"),
     "FreeDave d=2": ("freedave:drafts=2", "lossless"),
     "FreeDave d=4": ("freedave:drafts=4", "lossless, up to 2.8-3.8x throughput"),
     "FreeDave d=8": ("freedave:drafts=8", "lossless"),

@@ -163,6 +163,8 @@ class TritonKernel(Backend):
         """Fp32, fp16 and bf16 on a GPU; on the CPU in Triton's interpreter."""
         if case.head_dim % 2 or case.head_dim > 256:
             return f"heads of {case.head_dim} are not an even size up to 256"
+        if case.joint:
+            return "branches that see each other need a mask"
         if case.shares_rows:
             return "rows of this forward share a cache row that one of them writes"
         return kernels.unusable(device, dtype) or _any_kernel(case)

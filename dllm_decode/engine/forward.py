@@ -94,6 +94,7 @@ class Forwarder:
                     "it when it is bound (Setting.shadows is False)."
                 )
             layout = lay_out(group.slots, first, last, shadow, group.offset, self.model.mask_id)
+            layout = replace(layout, joint=query is not None and query.joint and layout.branch is not None)
             prediction = self._run(layout, group, ids, view, wanted, shadow, alone)
         else:
             used = query.used if query is not None and query.used is not None else None
@@ -166,7 +167,8 @@ class Forwarder:
                 for i, mark in enumerate(marks)
             ]
             draws = Draws.cat(drawn)
-        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws, alone)
+        held = None if shadow is None else torch.cat([view.tokens[mark] for mark in marks])
+        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws, alone, held)
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
@@ -226,6 +228,7 @@ class Forwarder:
         generators: tuple[torch.Generator, ...],
         draws: Draws | None,
         alone: bool = False,
+        held: Tensor | None = None,
     ) -> Scores:
         """Call the model and score the cells at ``marks`` (bool ``[R, G]`` each); counts what it cost."""
         owner = layout.owner
@@ -239,9 +242,9 @@ class Forwarder:
             positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
-        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
+        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint)
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
-        scores = self.step.run(inp, cells, sizes, generators, draws, alone)
+        scores = self.step.run(inp, cells, sizes, generators, draws, alone, held)
         self.calls += 1
         cost = 2 if self.guided else 1
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
@@ -280,6 +283,7 @@ class Forwarder:
             logit_margin=spread(scores.logit_margin),
             logits=None if scores.logits is None else scores.logits[part],
             logsumexp=None if scores.logsumexp is None else scores.logsumexp[part],
+            held=spread(scores.held),
             probs=None if scores.probs is None else scores.probs[part],
             cells=None if scores.logits is scores.probs is None else where.flatten().nonzero()[:, 0],
         )

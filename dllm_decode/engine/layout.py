@@ -16,6 +16,7 @@ class Layout:
         tokens, positions: long ``[R, Q]``. ``queries``: long ``[R]``, real columns.
         branch: long ``[R, Q]`` or ``None``.
         owner: long ``[R]``, the group row each forwarded row belongs to.
+        joint: the branches see each other.
     """
 
     tokens: Tensor
@@ -23,6 +24,7 @@ class Layout:
     queries: Tensor
     branch: Tensor | None
     owner: Tensor
+    joint: bool = False
 
 
 def lay_out(slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, offset: Tensor, mask_id: int) -> Layout:

@@ -36,6 +36,7 @@ def score(
     *,
     draws: Draws | None = None,
     noise: Tensor | None = None,
+    held: Tensor | None = None,
     fused: bool | None = None,
 ) -> Scores:
     """Score cells.
@@ -46,13 +47,14 @@ def score(
         generator: random source of the Gumbel noise when the temperature is above 0.
         draws: keys of counter-based noise, for the fused kernel.
         noise: fp32 ``[M, V]``, Gumbel noise to use instead of the generator's.
+        held: long ``[M]``, tokens whose probabilities are wanted too.
         fused: one pass by the fused kernel; ``None`` = on a GPU, when it can follow the rule and has its keys.
     """
     if fused is None:
         ready = one_pass(rule) is None and (rule.temperature == 0 or draws is not None)
         fused = ready and noise is None and kernels.worthwhile(logits.device, logits.dtype)
     if fused:
-        return _one_pass(logits, rule, draws)
+        return _one_pass(logits, rule, draws, held)
     logits = logits.double() if rule.float64 else logits.float()
     if rule.suppress:
         logits[:, list(rule.suppress)] = -torch.inf
@@ -80,10 +82,11 @@ def score(
         logits=None if kept is None else kept.float(),
         probs=_drawn_from(drawn, rule, scale) if "probs" in rule.needs else None,
         logsumexp=None if kept_lse is None else kept_lse.float(),
+        held=None if held is None else (source.gather(1, held[:, None])[:, 0] - lse).exp().float(),
     )
 
 
-def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None) -> Scores:
+def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None, held: Tensor | None) -> Scores:
     from dllm_decode.kernels.score import score_rows
 
     if rule.suppress:
@@ -97,12 +100,16 @@ def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None) -> Scores:
         draws,
         extras=bool(rule.needs & {"entropy", "margin", "logit_margin"}),
     )
+    if held is not None:  # by its distance from the proposal, whose probability is known
+        both = logits.gather(1, torch.stack([held, token], 1)).float() / (rule.temperature if tempered else 1.0)
+        held = (both[:, 0] - both[:, 1]).exp() * confidence
     return Scores(
         token,
         confidence,
         entropy if "entropy" in rule.needs else None,
         margin if "margin" in rule.needs else None,
         logit_margin if "logit_margin" in rule.needs else None,
+        held=held,
     )
 
 

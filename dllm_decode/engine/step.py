@@ -64,6 +64,7 @@ class ModelStep:
         generators: tuple[torch.Generator, ...],
         draws: Draws | None = None,
         alone: bool = False,
+        held: Tensor | None = None,
     ) -> Scores:
         """Forward and score.
 
@@ -74,6 +75,7 @@ class ModelStep:
             generators: the rows' random sources; used when there are no ``draws``.
             draws: keys of each cell's noise, when ``counted``.
             alone: no other rows will join these in the next step, so that it may be begun ahead.
+            held: long ``[M]``, a token per cell whose probability is wanted, or ``None``.
 
         Returns:
             Scores of the cells, on the canvases' device.
@@ -81,11 +83,11 @@ class ModelStep:
         home, began, spent = inp.tokens.device, time.perf_counter(), self.seconds
         apart = home.type != self.model.device.type
         scores = None
-        if self.graphs is not None and home.type == "cpu":
+        if self.graphs is not None and home.type == "cpu" and held is None:
             look = self.look if alone else None
             scores = self.graphs.run(inp, cells, self.rule, draws, guided=self.guidance > 0, look=look)
         if scores is None:
-            scores = self._eager(inp, cells, sizes, generators, draws, apart)
+            scores = self._eager(inp, cells, sizes, generators, draws, apart, held)
         if apart:  # launches return at once; the download has waited for them
             scores = scores.to(home)
             self.seconds = spent + time.perf_counter() - began
@@ -109,10 +111,12 @@ class ModelStep:
         generators: tuple[torch.Generator, ...],
         draws: Draws | None,
         apart: bool,
+        held: Tensor | None,
     ) -> Scores:
         if apart:
             inp, cells = upload(inp, self.model.device), cells.to(self.model.device)
             draws = None if draws is None else draws.to(self.model.device)
+            held = None if held is None else held.to(self.model.device)
         hidden = self._timed(self.model.hidden, inp, cells)
         count = len(hidden) // (2 if self.guidance else 1)
         by_row = self.rule.temperature > 0 and draws is None
@@ -123,11 +127,13 @@ class ModelStep:
                 blank = self._timed(self.model.head, hidden[count + low : count + high])
                 logits = blank + (self.guidance + 1) * (logits - blank)
             source = generators[row % len(generators)] if row >= 0 else None
-            pieces.append(score(logits, self.rule, source, draws=None if draws is None else draws[low:high]))
+            part = slice(low, high)
+            wanted = None if held is None else held[part]
+            pieces.append(score(logits, self.rule, source, draws=None if draws is None else draws[part], held=wanted))
         if not pieces:
             empty = hidden.new_zeros(0, dtype=torch.float32)
             wide = hidden.new_zeros(0, self.model.vocab_size, dtype=torch.float32)
-            return Scores(empty.long(), empty, empty, empty, empty, wide, wide, empty)
+            return Scores(empty.long(), empty, empty, empty, empty, wide, wide, empty, empty)
         return Scores.cat(pieces)
 
     def _timed(self, call: Callable[..., Tensor], *args: Any) -> Tensor:

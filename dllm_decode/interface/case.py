@@ -29,6 +29,7 @@ class AttentionCase:
         slots: cache slots read, the longest row's or a bound on it; 0 without a cache.
         positions: long `[R, Q]`, slot of each token; needed by the cache and by branches.
         branch: long `[R, Q]`, branch ids; None when every query sees everything.
+        joint: branches see each other's tokens.
         branches, reach: with branches, the largest branch id + 1 and the largest slot + 1.
         rows: long `[R]`, cache rows; `span` is the same as a slice when they are consecutive (read without a copy).
         shares_rows: rows of the forward share a cache row, and one of them writes to it.
@@ -44,6 +45,7 @@ class AttentionCase:
     slots: int = 0
     positions: Tensor | None = None
     branch: Tensor | None = None
+    joint: bool = False
     branches: int = 0
     reach: int = 0
     cache: KVCache | None = None
@@ -62,7 +64,7 @@ class AttentionCase:
         if known.padded:
             fields["real"] = torch.arange(width, device=device) < inp.queries[:, None]
         if inp.branch is not None:
-            fields |= {"branch": inp.branch, "branches": known.branches, "reach": known.reach}
+            fields |= {"branch": inp.branch, "branches": known.branches, "reach": known.reach, "joint": inp.joint}
         if inp.cache is not None:
             largest = -1 if known.rows is None else max(known.rows)
             if known.slots > inp.cache.slots or largest >= inp.cache.rows:
@@ -163,7 +165,10 @@ class AttentionCase:
         own[:, self.branches] = False
         replaced = own.gather(1, names[:, :, None].expand(-1, -1, self.reach))  # [R, Q, reach]
 
-        fresh = (branch[:, :, None] == branch[:, None, :]) & real[:, None, :]  # [R, Q, Q]
+        fresh = branch[:, :, None] == branch[:, None, :]  # [R, Q, Q]
+        if self.joint:
+            fresh = fresh | (branch >= 0)[:, :, None] & (branch >= 0)[:, None, :]
+        fresh = fresh & real[:, None, :]
         if self.cache is None:
             slot = self.positions[:, None, :].expand(-1, width, -1)
             mask = fresh | ((branch < 0) & real)[:, None, :] & ~replaced.gather(2, slot)

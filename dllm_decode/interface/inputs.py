@@ -23,6 +23,7 @@ class ForwardInput:
         branch: long `[R, Q]`, or None when every query sees everything. Branch -1 is shared context: seen by all, it
             sees only branch -1 (and the cache). A token of branch b >= 0 sees the shared context, minus the slots for
             which its own branch brings a token, and its own branch.
+        joint: branches see each other: the twins of a row's cells beside what all see but their own original.
         cache: fresh keys and values are written to slot `positions[r, j]` of cache row `rows[r]`, then queries see
             slots `[0, lengths[r])`. Tokens of branches >= 0 are not written.
         rows: long `[R]`, cache row of each row; None = 0..R-1. Rows that write must differ; rows that hold only branch
@@ -38,6 +39,7 @@ class ForwardInput:
     cache: KVCache | None = None
     rows: Tensor | None = None
     known: Known | None = None
+    joint: bool = False
 
 
 def are_consecutive(positions: Tensor, real: Tensor | None) -> bool:

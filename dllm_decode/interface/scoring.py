@@ -36,7 +36,7 @@ class ScoreRule:
 class Scores:
     """Per scored cell, ``[M]``: token long, the rest fp32; ``logits``, ``probs`` ``[M, V]``; ``None`` = not needed.
 
-    ``logsumexp`` is that of the ``logits`` and comes with them.
+    ``logsumexp`` is that of the ``logits`` and comes with them; ``held`` is the probability of a token asked for.
     """
 
     token: Tensor
@@ -47,6 +47,7 @@ class Scores:
     logits: Tensor | None = None
     probs: Tensor | None = None
     logsumexp: Tensor | None = None
+    held: Tensor | None = None
 
     def to(self, device: torch.device) -> Scores:
         """The same on another device."""

@@ -174,12 +174,15 @@ class Query:
             predicted as if it were the canvas.  The prediction then has ``B*K`` rows, row-major.
         used: bool ``[B, K]``, which of them are forwarded (default all); the others cost nothing and predict nothing.
         shadow: bool ``[B, G]``, cells that get an extra masked twin beside the plain canvas: the twin sees everything
-            but its original, nobody sees the twin (WINO).  Answered in ``Prediction.shadow``.
+            but its original and the other twins, and of the others nobody sees it.  Answered in
+            ``Prediction.shadow``.
+        joint: the twins of a row see each other (WINO).
     """
 
     canvases: Tensor | None = None
     used: Tensor | None = None
     shadow: Tensor | None = None
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ class Prediction:
         branches: number K of canvases per row behind the leading axis (1 = plain).
         canvases: long ``[B, K, G]``, the query's canvases, or ``None`` when there were none.
         shadow: the prediction of the query's shadow cells, or ``None``.
+        held: fp32 ``[B, G]``, in a shadow's prediction the probability of the token that the cell holds.
     """
 
     token: Tensor
@@ -219,6 +223,7 @@ class Prediction:
     branches: int = 1
     canvases: Tensor | None = None
     shadow: Prediction | None = None
+    held: Tensor | None = None
 
     def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
         """Spread one value per logit row, ``[M]``, to ``[B, G]``; ``fill`` elsewhere."""

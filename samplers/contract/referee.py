@@ -12,7 +12,10 @@ from samplers.contract.policy import Policy
 
 
 def settle(view: View, decision: Decision) -> Decision:
-    """Apply a decision's cut to its write: cells past the row's new length are not written."""
+    """Apply a decision's cut and stop: nothing is written past a row's new length, or taken back where it ends."""
+    if decision.stop is not None:
+        revoked = decision.write & ~view.masked & (decision.values == view.mask_id)
+        decision = replace(decision, write=decision.write & ~(revoked & decision.stop[:, None]))
     if decision.length is None:
         return decision
     length = torch.minimum(decision.length, view.length)
