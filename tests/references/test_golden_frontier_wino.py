@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.references.frontier_data import Case, assert_same, cases_of, decode, recorded
 
 from samplers import Wino
+from tests.references.frontier_data import Case, assert_same, cases_of, decode, recorded
 
 pytestmark = pytest.mark.golden
 
