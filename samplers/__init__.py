@@ -20,6 +20,7 @@ from samplers.eotp import EoTP
 from samplers.factor import Factor
 from samplers.frechet import Frechet
 from samplers.freedave.freedave import FreeDave, FreeDavePlus
+from samplers.hierarchy import Hierarchy
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
 from samplers.prophet import Prophet
@@ -46,6 +47,7 @@ __all__ = [
     "Frechet",
     "FreeDave",
     "FreeDavePlus",
+    "Hierarchy",
     "Learn2PD",
     "LocalLeap",
     "Policy",

@@ -39,6 +39,7 @@ BAR_MS, DISTRIBUTIONS_BAR_MS = 1.0, 5.0
 #: More than the registry's defaults, by the registered name.
 VARIANTS = {
     "topk": ("topk:k=2,score=entropy", "topk:score=random", "topk:steps=8"),
+    "hierarchy": ("hierarchy:remask=0.4",),
     "localleap": ("localleap:radius=8",),
     "ccd": ("ccd:history=3", "ccd:mode=released"),
     "ccdds": ("ccdds:mode=released",),

@@ -25,6 +25,11 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "frechet": {"margin": _one_of(-0.5, 0.0, 0.25, 0.6)},
     "entropybound": {"gamma": _one_of(0.0, 0.1, 1.0, 3.0)},
     "entropythreshold": {"threshold": _one_of(0.0, 0.3, 1.0, 2.0, "none")},
+    "hierarchy": {
+        "threshold": _one_of(0.5, 0.8, "none"),
+        "low": _one_of(0.0, 0.3, "none"),
+        "remask": _one_of(0.3, 0.6, 1.1, "none"),
+    },
     "eosstop": {"when": _one_of("settled", "block")},
     "localleap": {"relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},
