@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.models.packed import pack_linears
 from scripts.bench import gpu as gpu_bench
 from scripts.bench import gpu_page, gpu_runs
 from scripts.bench.bundled import bundled_rows
@@ -49,6 +50,7 @@ BUNDLED_BAR, BUNDLED_POINTS = 2.0, 1.0  # dual over none in tokens per second; a
 def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row], dict[str, float]]:
     """The step table, and the share (per cent) of each kind of run spent outside the model."""
     model = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW)
+    theirs = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW, packed=False)  # as the papers' code has them
     shape = Shape.of(model.module.config, 4)
     total = PROMPT + NEW
     rows, shares = [], {}
@@ -62,7 +64,7 @@ def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row]
             openings, steps, shares_of = openings + a, steps + b, [*shares_of, share]
             if textbook:
                 a, b = time_textbook(
-                    model, total - new, new if temperature == 0 else BLOCK, BLOCK, K, cache, temperature
+                    theirs, total - new, new if temperature == 0 else BLOCK, BLOCK, K, cache, temperature
                 )
                 book_openings, book_steps = book_openings + a, book_steps + b
         masked = (BLOCK - K) // 2  # mean masks left in a block over its steps
@@ -90,8 +92,9 @@ def half_rows(repeats: int) -> list[Row]:
     """The steps at temperature 0 in bf16, where this processor multiplies it; fp32 is the default on a CPU."""
     if not torch.cpu._is_avx512_bf16_supported():
         return []
-    model = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW)
+    model = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW, packed=False)
     model.module.to(torch.bfloat16)
+    pack_linears(model.module)
     time_ours(model, PROMPT, BLOCK, BLOCK, K, "none", 0.0)  # warm-up
     rows = []
     for cache in ("none", "dual"):

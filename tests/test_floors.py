@@ -191,6 +191,12 @@ def test_import_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_the_sampler_is_light() -> None:
+    """The sampler comes without transformers: its model classes are imported when a checkpoint is loaded."""
+    code = "import sys; from dllm_decode import DiffusionSampler; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_foreign_floors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import dllm_decode
 

@@ -23,7 +23,6 @@ from dllm_decode.engine.trace import Trace
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.text import token_ids
-from dllm_decode.models import load_model
 from samplers import Composition, EosStop, Policy, Prediction, Setting, View, parse_policy, spell
 from samplers.registry import suggest
 
@@ -53,7 +52,11 @@ class DiffusionSampler:
         cache: str = "none",
         config: GenerationConfig | None = None,
     ) -> None:
-        self.model = load_model(model) if isinstance(model, (str, Path)) else model
+        if isinstance(model, (str, Path)):
+            from dllm_decode.models import load_model  # transformers' model classes take seconds to import
+
+            model = load_model(model)
+        self.model = model
         if not isinstance(self.model, DenoisingModel):
             raise DllmError(
                 f"{model!r:.80} is no model; give a name, a folder or a NativeModel, or a function in CallableModel."

@@ -18,6 +18,7 @@ from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.families import FAMILIES
 from dllm_decode.models.layers import BidirectionalLM
 from dllm_decode.models.native import NativeModel
+from dllm_decode.models.packed import pack_linears
 from dllm_decode.models.tokenizers import load_tokenizer
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
@@ -68,6 +69,8 @@ def load_model(
             f"cannot put the {size:.1f} GiB of weights of {name_or_path} on {want_device} "
             f"({_first_line(error)}); free memory there, or choose another device or dtype."
         ) from error
+    if want_device.type == "cpu":
+        pack_linears(module)
     eos_ids = _ids(config.eos_token_id, generation.get("eos_token_id"))
     return NativeModel(
         module,

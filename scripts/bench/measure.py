@@ -14,6 +14,7 @@ from dllm_decode.engine.cost import Machine
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.models.native import NativeModel
+from dllm_decode.models.packed import pack_linears
 from samplers import TopK
 from scripts.bench.textbook import Textbook
 
@@ -39,8 +40,10 @@ class Row:
         return None if self.floor_ms is None else self.ms / self.floor_ms
 
 
-def random_llada(layers: int, width: int, vocabulary: int, slots: int, inner: int | None = None) -> NativeModel:
-    """A LLaDA with random weights; the mask is the last id, its head row zero."""
+def random_llada(
+    layers: int, width: int, vocabulary: int, slots: int, inner: int | None = None, packed: bool = True
+) -> NativeModel:
+    """A LLaDA with random weights, large ones packed as on load; the mask is the last id, its head row zero."""
     torch.manual_seed(0)
     config = LLaDAConfig(
         d_model=width,
@@ -55,6 +58,8 @@ def random_llada(layers: int, width: int, vocabulary: int, slots: int, inner: in
     model = LLaDA(config)
     with torch.no_grad():
         model.get_output_embeddings().weight[vocabulary - 1] = 0  # type: ignore[union-attr, operator]
+    if packed:
+        pack_linears(model)
     return NativeModel(model, mask_id=vocabulary - 1, name="random")
 
 
