@@ -25,7 +25,7 @@ class GenerationConfig:
         block_length: cells per semi-autoregressive block (the last may be shorter); ``None`` = the whole canvas.
         temperature: 0 is greedy; above, tokens are drawn by Gumbel-max from ``softmax(logits / temperature)``.
         top_p, top_k: keep the smallest set of tokens whose probability passes ``top_p``, or the ``top_k`` best.
-        seed: seed of the rows' random generators; row i draws from (seed, i) alone.
+        seed: of everything random; a row draws from (seed, index of its prompt, number of its sample) alone.
         guidance: LLaDA's classifier-free guidance scale w; logits become ``u + (w + 1)(c - u)`` with ``u`` from the
             canvas whose prompt is masked. 0 = off; otherwise every forward has two rows per row.
         suppress_tokens: ids whose logits are -inf everywhere (LLaDA's ``logits_eos_inf`` with the eos id).

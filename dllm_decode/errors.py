@@ -15,5 +15,9 @@ class LoadError(DllmError):
     """A model could not be loaded from where it was said to be."""
 
 
+class NotFiniteError(DllmError):
+    """A model's scores are no numbers: found in a forward, which ends the run."""
+
+
 class CacheError(DllmError):
     """A KV cache cannot be made or does not fit what is asked of it."""

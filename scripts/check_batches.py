@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import typer
 
 from dllm_decode.config import GenerationConfig
-from dllm_decode.engine import sampler as sampler_module
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
@@ -139,9 +137,7 @@ class Case:
 
     def run(self, rows: list[int], dtype: torch.dtype = torch.float32) -> GenerationResult:
         """Decode some of the rows with the random sources they have in the batch."""
-        sampler, original = self.sampler(rows, dtype), sampler_module._generator
-        with patch.object(sampler_module, "_generator", lambda seed, row: original(seed, rows[row])):
-            return sampler.generate([list(self.prompts[row]) for row in rows])
+        return self.sampler(rows, dtype).generate([list(self.prompts[row]) for row in rows], places=rows)
 
     def differing(self, dtype: torch.dtype = torch.float32) -> list[int]:
         """The rows that decode otherwise in the batch than alone."""

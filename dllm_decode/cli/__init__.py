@@ -25,7 +25,7 @@ from dllm_decode.cli.replay import replay
 from dllm_decode.cli.train_filter import train_filter
 from dllm_decode.cli.tune import tune
 from dllm_decode.cli.view import view
-from dllm_decode.errors import DllmError
+from dllm_decode.errors import DllmError, NotFiniteError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -120,6 +120,8 @@ def _explain(error: Exception) -> tuple[int, str]:
         sentence = " ".join(error.format_message().split()).rstrip(".")
         return BAD_INPUT, f"{sentence[:1].lower()}{sentence[1:]}; see {where} --help."
     contract = sys.modules.get("samplers.contract.data")  # never imported here: it brings torch
+    if isinstance(error, NotFiniteError):
+        return FAILED, for_shell(str(error))
     if isinstance(error, DllmError) or (contract is not None and isinstance(error, contract.PolicyError)):
         return BAD_INPUT, for_shell(str(error))
     said = " ".join(str(error).split()) or "no message"

@@ -39,7 +39,7 @@ def evaluate(
     block_length: BlockLength = 16,
     batch_size: Annotated[
         int,
-        typer.Option(help="Samples decoded together; greedy results do not depend on it.", rich_help_panel=DECODING),
+        typer.Option(help="Samples decoded together; answers do not depend on it.", rich_help_panel=DECODING),
     ] = 32,
     temperature: Temperature = 0.0,
     seed: Seed = 0,

@@ -38,6 +38,7 @@ from dllm_decode.viewing.glyphs import Glyphs, annotate
 from dllm_decode.viewing.live import LiveView
 
 if TYPE_CHECKING:
+    from dllm_decode.engine.randomness import Place
     from dllm_decode.engine.result import GenerationResult
     from dllm_decode.engine.sampler import DiffusionSampler
 
@@ -80,6 +81,9 @@ def generate(
         float, typer.Option(help="Classifier-free guidance scale; 0 is off.", rich_help_panel=SAMPLING)
     ] = 0.0,
     seed: Seed = 0,
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", help="Answers to each prompt.", rich_help_panel=SAMPLING)
+    ] = 1,
     device: Device = None,
     dtype: Dtype = None,
     chat: Annotated[
@@ -140,6 +144,8 @@ def generate(
         raise DllmError(f"the live view follows one prompt, but --batch-size is {batch_size}; add --no-live.")
     if band and not watch:
         raise DllmError("--band marks cells of the live view, which is off; add --live.")
+    if samples < 1:
+        raise DllmError(f"--samples is {samples}; give a whole number from 1 up.")
     from dllm_decode.config import GenerationConfig
 
     config = GenerationConfig(
@@ -172,27 +178,30 @@ def generate(
     traces = None if trace is None else OutputFile(trace, "the trace")
     check_policy(policy)
     check_cache(cache)
+    from dllm_decode.engine.randomness import places_of
     from dllm_decode.engine.sampler import DiffusionSampler
 
     sampler = DiffusionSampler(load(model, device, dtype), policy, cache, config)
     chat = False if infill and chat is None else chat
     sampler.check(prompts, chat=chat)
 
-    batches = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+    places = places_of(len(prompts), samples, None)
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
     note = stderr()
     busy = note.is_terminal and not watch and len(batches) > 1
-    for number, batch in enumerate(track(batches, "decoding", console=note, disable=not busy)):
-        result = _decode(sampler, batch, chat, watch, out, delay, band)
+    for batch in track(batches, "decoding", console=note, disable=not busy):
+        result = _decode(sampler, [prompts[i] for i, _ in batch], batch, chat, watch, out, delay, band)
         if traces is not None:
             for one in result.trace:
                 annotate(one, sampler.model)
             traces.append("".join(line + "\n" for one in result.trace for line in one.to_lines()))
-        for row, given in enumerate(batch):
+        for row, (index, sample) in enumerate(batch):
             if as_json:
-                write_json(out, record(sampler, given, result, row))
+                write_json(out, {**record(sampler, prompts[index], result, row), "sample": sample})
             else:
-                many = len(prompts) > 1 and out.is_terminal
-                _print(out, _text(sampler, result, row), f"{number * batch_size + row + 1}" if many else "")
+                titles = [f"prompt {index + 1}"] if len(prompts) > 1 else []
+                titles += [f"sample {sample + 1}"] if samples > 1 else []
+                _print(out, _text(sampler, result, row), ", ".join(titles) if out.is_terminal else "")
                 if note.is_terminal and not watch:
                     _print_cost(note, result, row)
 
@@ -200,6 +209,7 @@ def generate(
 def _decode(
     sampler: DiffusionSampler,
     batch: list[Prompt],
+    places: list[Place],
     chat: bool | None,
     watch: bool,
     out: Console,
@@ -207,7 +217,7 @@ def _decode(
     band: bool,
 ) -> GenerationResult:
     if not watch:
-        return sampler.generate(batch, chat=chat)
+        return sampler.generate(batch, chat=chat, places=places)
     from dllm_decode.viewing.band import BandWatch
     from samplers import spell
 
@@ -215,7 +225,7 @@ def _decode(
     glyphs = Glyphs.of_model(sampler.model)
     with LiveView(glyphs, console=out, title=title, prompt=shown(batch[0]), delay=delay) as view:
         watcher = BandWatch(view) if band else None
-        return sampler.generate(batch, chat=chat, on_step=view, on_prediction=watcher)
+        return sampler.generate(batch, chat=chat, on_step=view, on_prediction=watcher, places=places)
 
 
 def record(sampler: DiffusionSampler, prompt: Prompt, result: GenerationResult, row: int) -> dict[str, Any]:
@@ -248,7 +258,7 @@ def _text(sampler: DiffusionSampler, result: GenerationResult, row: int) -> str:
 
 def _print(out: Console, text: str, title: str) -> None:
     if title:
-        out.print(Rule(f"prompt {title}", align="left"))
+        out.print(Rule(title, align="left"))
     if out.is_terminal:
         text = "".join(c for c in text if c in "\n\t" or c.isprintable() or ord(c) > 0x9F)
     out.file.write(text + "\n")

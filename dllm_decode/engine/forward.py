@@ -6,6 +6,7 @@ cache), the *suffix* from the block on (prefix cache), the *block* alone (dual c
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -17,7 +18,7 @@ from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
 from dllm_decode.engine.layout import Layout, flat_cells, fold_branches, lay_out
 from dllm_decode.engine.step import ModelStep
-from dllm_decode.errors import DllmError
+from dllm_decode.errors import DllmError, NotFiniteError
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
@@ -168,7 +169,8 @@ class Forwarder:
             ]
             draws = Draws.cat(drawn)
         held = None if shadow is None else torch.cat([view.tokens[mark] for mark in marks])
-        scores = self._forward(layout, group, ids, cells, marks, view.generators, draws, alone, held)
+        whose = layout.owner
+        scores = self._forward(layout, group, ids, cells, marks, whose, view.generators, draws, alone, held)
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
@@ -212,7 +214,7 @@ class Forwarder:
             cells = flat_cells(scored, columns, layout)
         generators = tuple(view.generators[i] for i in owner.tolist())
         draws = self._draws(scored, group, owner, name, generators) if self.step.counted else None
-        scores = self._forward(layout, group, ids, cells, [scored], generators, draws)
+        scores = self._forward(layout, group, ids, cells, [scored], owner, generators, draws)
         everything = torch.zeros_like(imagined.masked)
         everything[flat] = scored
         said = self._spread(scores, slice(0, len(cells)), everything, imagined)
@@ -225,12 +227,17 @@ class Forwarder:
         ids: Tensor,
         cells: Tensor,
         marks: list[Tensor],
+        whose: Tensor,
         generators: tuple[torch.Generator, ...],
         draws: Draws | None,
         alone: bool = False,
         held: Tensor | None = None,
     ) -> Scores:
-        """Call the model and score the cells at ``marks`` (bool ``[R, G]`` each); counts what it cost."""
+        """Call the model and score the cells at ``marks`` (bool ``[M, G]`` each, of rows ``whose``); counts the cost.
+
+        Raises:
+            NotFiniteError: a softmax over these logits has no value.
+        """
         owner = layout.owner
         tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
         lengths = (group.offset + group.visible)[owner] if self.cache is not None else queries
@@ -245,11 +252,26 @@ class Forwarder:
         inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint)
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
         scores = self.step.run(inp, cells, sizes, generators, draws, alone, held)
+        if not math.isfinite(float(scores.confidence.sum())):
+            raise self._not_finite(scores, marks, group.step, ids, whose)
         self.calls += 1
         cost = 2 if self.guided else 1
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
         group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
         return scores
+
+    def _not_finite(
+        self, scores: Scores, marks: list[Tensor], step: Tensor, ids: Tensor, whose: Tensor
+    ) -> NotFiniteError:
+        """The first row and step at fault. A softmax over NaN or infinity is NaN, wherever in the row it stands."""
+        rows = torch.cat([mark.nonzero()[:, 0] for mark in marks]).to(scores.confidence.device)
+        row = int(whose[rows[~scores.confidence.isfinite()][0]])
+        wide = self.model.dtype == torch.float32
+        return NotFiniteError(
+            f"model {self.model.name!r} gave scores that are no finite numbers (row {int(ids[row])}, step "
+            f"{int(step[row]) + 1}, in {str(self.model.dtype).removeprefix('torch.')}); try "
+            + ("another dtype, or another copy of its weights." if wide else "another dtype, such as float32.")
+        )
 
     @staticmethod
     def _draws(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import CACHES, Forwarder, can_shadow
 from dllm_decode.engine.loop import Run
 from dllm_decode.engine.policy_file import policy_string
+from dllm_decode.engine.randomness import Place, places_of, row_generator
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.step import canvas_device
 from dllm_decode.engine.streaming import StreamRelay
@@ -122,6 +123,8 @@ class DiffusionSampler:
         on_step: Callable[[StepEvent], None] | None = None,
         on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None,
         streamer: Any = None,
+        num_samples: int = 1,
+        places: Iterable[int | Place] | None = None,
         **overrides: Any,
     ) -> GenerationResult:
         """Decode a batch of prompts of any lengths; each row gets exactly what it would get alone.
@@ -133,10 +136,16 @@ class DiffusionSampler:
             on_prediction: called in every forward, before the policy decides, with the numbers of its rows, their
                 :class:`View` and the :class:`Prediction`; to look at, not to change.
             streamer: a transformers streamer (``put``, optionally ``put_draft``, ``end``); one prompt only.
+            num_samples: independent answers to each prompt; the rows are prompt 0's samples, then prompt 1's, ...
+            places: with a temperature above 0, the prompts' indices in the job that this call is a part of (such as
+                ``range(64, 96)``), or pairs (index, number of the first sample); default 0, 1, .... A row draws from
+                (seed, index, sample) alone, so that answers do not depend on how a job is cut into calls.
             **overrides: settings of :class:`GenerationConfig` for this call.
         """
         config = self.config.replace(**overrides) if overrides else self.config
-        run = self._begin(self._several(prompts), chat, config)
+        several = self._several(prompts)
+        rows = places_of(len(several), num_samples, places)
+        run = self._begin([prompt for prompt in several for _ in range(num_samples)], chat, config, rows)
         if streamer is not None and len(run.traces) > 1:
             raise DllmError(
                 f"a streamer follows one prompt, but {len(run.traces)} were given; call generate per prompt."
@@ -156,7 +165,7 @@ class DiffusionSampler:
     def stream(self, prompt: Prompt, *, chat: bool | None = None, **overrides: Any) -> Iterator[StepEvent]:
         """Decode one prompt and yield a :class:`StepEvent` after every forward; ``event.settled`` cells are final."""
         config = self.config.replace(**overrides) if overrides else self.config
-        run = self._begin([prompt], chat, config)
+        run = self._begin([prompt], chat, config, [(0, 0)])
         run.events = True
         return run.steps()
 
@@ -210,7 +219,9 @@ class DiffusionSampler:
         return whole, offsets
 
     @torch.no_grad()
-    def _begin(self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig) -> Run:
+    def _begin(
+        self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig, places: Sequence[Place]
+    ) -> Run:
         """Check everything that can be wrong, then lay out the rows."""
         policy = self._bound(config)
         model, mask = self.model, self.model.mask_id
@@ -218,10 +229,10 @@ class DiffusionSampler:
         rows = Rows.begin(whole, offsets, mask, model.pad_id, canvas_device(model, policy))
         meta = {"policy": spell(self.policy), "cache": self.cache, "model": model.name, "config": config.to_dict()}
         traces = [
-            Trace(row[:o], row[o:], mask, meta={**meta, "row": i})
-            for i, (row, o) in enumerate(zip(whole, offsets, strict=True))
+            Trace(row[:o], row[o:], mask, meta={**meta, "row": prompt, "sample": sample})
+            for row, o, (prompt, sample) in zip(whole, offsets, places, strict=True)
         ]
-        generators = tuple(_generator(config.seed, i) for i in range(len(whole)))
+        generators = tuple(row_generator(config.seed, place) for place in places)
         width = max(len(row) - o for row, o in zip(whole, offsets, strict=True))
         forwarder = Forwarder(model, policy, config, self.cache, len(whole), max(map(len, whole)))
         return Run(model, policy, config, rows, forwarder, traces, generators, width)
@@ -263,12 +274,6 @@ class DiffusionSampler:
             model_seconds=run.forwarder.seconds,
             discarded_forwards=run.forwarder.step.discarded,
         )
-
-
-def _generator(seed: int, row: int) -> torch.Generator:
-    """The random source of one row; it depends on (seed, row) alone."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
-    return torch.Generator().manual_seed(mixed)
 
 
 def _delimiter_ids(model: DenoisingModel) -> tuple[int, ...]:

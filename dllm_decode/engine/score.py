@@ -72,7 +72,7 @@ def score(
 
     scale = 1.0 if plain is not logits else max(rule.temperature, 1e-30)
     token = _propose(drawn, rule, scale, generator, noise)
-    confidence = (source.gather(1, token[:, None])[:, 0] - lse).exp()
+    confidence = (source.gather(1, token[:, None])[:, 0] - lse).exp() + 0 * lse  # NaN also under an infinite mask
     return Scores(
         token=token,
         confidence=confidence.float(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +12,13 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
+from dllm_decode.engine.randomness import Place
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import read_model_args
 from dllm_decode.harness.likelihood import Likelihood, Pair, decodes_to
 from dllm_decode.harness.ranks import Ranks
-from dllm_decode.harness.requests import Tally, Wish, cut_text
+from dllm_decode.harness.requests import Tally, Wish, cut_text, places_in_task
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.models import load_model
 from samplers import Composition
@@ -160,7 +160,7 @@ class HarnessModel(LM):
         return DiffusionSampler(self.model, Composition.of(sampler.policy, stop), args.cache, config)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Decode the answers; greedy ones do not depend on batch, order or rank and are decoded once if repeated."""
+        """Decode the answers; they do not depend on batch or rank, and greedy ones are decoded once if repeated."""
         wishes = [Wish.of(request.args[1], self.args) for request in requests]
         first: dict[Any, int] = {}
         source = []
@@ -171,10 +171,11 @@ class HarnessModel(LM):
         order = sorted(
             prompts, key=lambda at: (wishes[at].canvas, wishes[at].until, wishes[at].sampling, len(prompts[at]))
         )
+        places = places_in_task(requests)
         texts: dict[int, str] = {}
         with self._bar(len(requests), "decoding", disable_tqdm) as bar:
             for batch in self._batches(order, wishes):
-                for at, text in zip(batch, self._decode(batch, prompts, wishes[batch[0]]), strict=True):
+                for at, text in zip(batch, self._decode(batch, prompts, places, wishes[batch[0]]), strict=True):
                     texts[at] = text
                     self.cache_hook.add_partial("generate_until", requests[at].args, text)
                 bar.update(len(batch))
@@ -192,10 +193,10 @@ class HarnessModel(LM):
             batches[-1].append(at)
         return batches
 
-    def _decode(self, batch: list[int], prompts: dict[int, list[int]], wish: Wish) -> list[str]:
-        # Row i draws from (seed, i): a seed per batch and rank keeps their random numbers apart.
-        seed = zlib.crc32(f"{self.args.config.seed}/{self.rank}/{batch[0]}".encode())
-        result = self.sampler(wish).generate([prompts[at] for at in batch], seed=seed)
+    def _decode(
+        self, batch: list[int], prompts: dict[int, list[int]], places: Sequence[Place], wish: Wish
+    ) -> list[str]:
+        result = self.sampler(wish).generate([prompts[at] for at in batch], places=[places[at] for at in batch])
         counts = {
             name: sum(getattr(result, name))
             for name in ("nfe", "rows_forwarded", "tokens_forwarded", "content_tokens", "canvas_tokens")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dllm_decode.engine.randomness import Place
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import ModelArguments
 from dllm_decode.interface.text import TextCodec
@@ -52,6 +54,19 @@ class Wish:
         return cls(
             canvas, () if args.escape_until else tuple(text for text in until if text), tuple(sorted(sampling.items()))
         )
+
+
+def places_in_task(requests: Sequence[Any]) -> list[Place]:
+    """Each request's document within its task, whichever rank has it, and how often it was asked before."""
+    asked: Counter[tuple[Any, int]] = Counter()
+    places = []
+    for at, request in enumerate(requests):
+        document = getattr(request, "doc_id", None)
+        index = at if document is None else int(document)
+        name = getattr(request, "task_name", None), index
+        places.append((index, asked[name]))
+        asked[name] += 1
+    return places
 
 
 def cut_text(codec: TextCodec, ids: list[int], until: tuple[str, ...]) -> str:

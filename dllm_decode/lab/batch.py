@@ -10,15 +10,17 @@ from dllm_decode.lab.records import Ledger, Record
 from dllm_decode.lab.setting import EGP
 from dllm_decode.lab.workers import Decoded, Job
 
+BATCH_STRIDE = 1_000_003  # keeps apart the random numbers by which an oracle breaks ties in different batches
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Problems that are decoded together under one policy; ``seed`` is that of their random numbers."""
+    """Problems that are decoded together under one policy; ``places`` are theirs in the whole task."""
 
     cache: str
     point: Point
-    seed: int
     problems: list[Problem]
+    places: tuple[int, ...]
 
     @property
     def keys(self) -> list[str]:
@@ -38,7 +40,18 @@ def job_of(batch: Batch, ledger: Ledger) -> Job:
         reference = tuple(tuple(ledger.records[name]["tokens"]) for name in static_keys(batch))
     first = batch.problems[0]
     prompts = tuple(problem.prompt for problem in batch.problems)
-    return Job(first.task, batch.cache, batch.point.policy, batch.seed, first.canvas, prompts, reference)
+    ties = first.seed + BATCH_STRIDE * (1 + first.sample)
+    return Job(
+        first.task,
+        batch.cache,
+        batch.point.policy,
+        first.seed,
+        ties,
+        first.canvas,
+        batch.places,
+        prompts,
+        reference,
+    )
 
 
 def static_keys(batch: Batch) -> list[str]:

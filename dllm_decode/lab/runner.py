@@ -37,8 +37,6 @@ from dllm_decode.models.loading import BUNDLED
 from dllm_decode.tasks.tokenizer import count_tokens
 from samplers import PolicyError
 
-BATCH_STRIDE = 1_000_003  # keeps the batches' random numbers apart: row i of a batch draws from (seed, i)
-
 
 @dataclass
 class Runner:
@@ -112,7 +110,14 @@ class Runner:
                     parted = batches(self.problems(task, seed), plan.batch_size)
                     for point in self.points_of(task, cache):
                         for batch in parted:
-                            yield Batch(cache, point, seed + BATCH_STRIDE * (1 + batch[0].sample), batch)
+                            yield Batch(cache, point, batch, tuple(map(self._place, batch)))
+
+    def _place(self, problem: Problem) -> int:
+        """Index of a problem among all of its task and seed."""
+        wordings = self.comparison.templates
+        if wordings is None or problem.template not in wordings:  # an oracle has none
+            return problem.sample
+        return problem.sample * len(wordings) + wordings.index(problem.template)
 
 
 def run(

@@ -38,7 +38,8 @@ class Job:
 
     Attributes:
         task, cache, policy: as in its records.
-        seed: of the random numbers. ``canvas``: cells to decode.
+        seed: of the rows' random numbers. ``ties``: of an oracle's. ``canvas``: cells to decode.
+        places: each row's place in the comparison, see :mod:`~dllm_decode.engine.randomness`.
         prompts: texts; empty ones for an oracle, which has none.
         reference: per row what EGP aims at; ``None`` for any other policy.
     """
@@ -47,7 +48,9 @@ class Job:
     cache: str
     policy: str
     seed: int
+    ties: int
     canvas: int
+    places: tuple[int, ...]
     prompts: tuple[str, ...]
     reference: tuple[tuple[int, ...], ...] | None = None
 
@@ -91,13 +94,13 @@ class Decoder:
             self._sampler(job, STATIC.policy, "none").generate(self._prompts(job)[:1], max_new_tokens=short)
         policy = parse_policy(job.policy) if job.reference is None else EGP(job.reference)
         sampler = self._sampler(job, policy, job.cache)
-        result = sampler.generate(self._prompts(job))
+        result = sampler.generate(self._prompts(job), places=job.places)
         texts = result.texts or [" ".join(map(str, tokens)) for tokens in result.sequences]
         return [(text, facts(result, row, sampler.model.eos_ids)) for row, text in enumerate(texts)]
 
     def _sampler(self, job: Job, policy: Policy | str, cache: str) -> DiffusionSampler:
         config = self.config.replace(max_new_tokens=job.canvas, seed=job.seed)
-        return DiffusionSampler(model_of(self.model, job.task, job.seed), policy, cache, config)
+        return DiffusionSampler(model_of(self.model, job.task, job.ties), policy, cache, config)
 
     @staticmethod
     def _prompts(job: Job) -> list[Any]:

@@ -66,7 +66,7 @@ class View:
         length: long ``[B]``; the row's current length (a part may cut it). ``budget``: its length at the beginning.
         step, block_step, block_index: long ``[B]``; forwards this row has had in all and in this block, blocks begun.
         mask_id, eos_ids: special ids.
-        generators: one random generator per row, seeded by (seed, row): randomness never crosses rows.
+        generators: one random generator per row, seeded by (seed, prompt, sample): randomness never crosses rows.
     """
 
     tokens: Tensor
