@@ -14,7 +14,8 @@ from dllm_decode.errors import DllmError
 
 POLICIES = ["topk:k=2", "threshold:threshold=0.4", "factor", "entropybound", "localleap", "adablock+localleap"]
 CACHES = ["none", "prefix", "dual"]
-PROMPTS = ["x", "sort: 4 1 3", "x", "copy: x y z", "q q", "x"]  # what is no question has many answers
+LOOSE = "write a random list"  # no question: it has many answers
+PROMPTS = [LOOSE, "a b", LOOSE, "copy: x y z", "sort: 4 1 3", LOOSE]
 CONFIG = GenerationConfig(max_new_tokens=12, block_length=4, temperature=0.7, seed=3)
 
 
