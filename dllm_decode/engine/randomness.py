@@ -39,9 +39,9 @@ def places_of(prompts: int, num_samples: int, given: Iterable[int | Place] | Non
     listed = list(range(prompts) if given is None else given)
     if len(listed) != prompts:
         raise DllmError(f"{prompts} prompts were given with {len(listed)} places; give one place per prompt.")
-    out = []
+    out: list[Place] = []
     for place in listed:
-        pair = (place, 0) if _whole(place) else place
+        pair = (place, 0) if isinstance(place, int) else place
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_whole(number) for number in pair):
             raise DllmError(
                 f"a place is {place!r:.60}; give the prompt's index in the job, or (index, sample), from 0 up."
