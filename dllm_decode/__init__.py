@@ -47,6 +47,8 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(("CCD", "CCDDS", "SchED", "Prophet", "FreeDave", "FreeDavePlus"), "samplers"),
     **dict.fromkeys(("EntropyThreshold", "Hierarchy"), "samplers"),
     **dict.fromkeys(("Wino",), "samplers"),
+    **dict.fromkeys(("EntropyThreshold",), "samplers"),
+    **dict.fromkeys(("Wino", "Lopa"), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("train_filter",), "dllm_decode.filter_training.train"),
     **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),

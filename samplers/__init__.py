@@ -23,6 +23,7 @@ from samplers.freedave.freedave import FreeDave, FreeDavePlus
 from samplers.hierarchy import Hierarchy
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
+from samplers.lopa import Lopa
 from samplers.prophet import Prophet
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
 from samplers.sched import SchED
@@ -50,6 +51,7 @@ __all__ = [
     "Hierarchy",
     "Learn2PD",
     "LocalLeap",
+    "Lopa",
     "Policy",
     "PolicyError",
     "Prediction",

@@ -50,14 +50,19 @@ def model_of(case: Case) -> DenoisingModel:
 
 
 def decode(
-    case: Case, policy: Policy, model: DenoisingModel | None = None, prompts: list[list[int]] | None = None
+    case: Case,
+    policy: Policy,
+    model: DenoisingModel | None = None,
+    prompts: list[list[int]] | None = None,
+    **settings: Any,
 ) -> GenerationResult:
-    """Decode a case's prompt (or other prompts under its settings), without an early stop."""
+    """Decode a case's prompt (or other prompts under its settings), without an early stop; ``settings`` beside its."""
     given = case["settings"]
     config = GenerationConfig(
         max_new_tokens=given.get("gen_length") or given["max_new_tokens"],
         block_length=given.get("block_length"),
         early_stop=False,
+        **settings,
     )
     sampler = DiffusionSampler(model or model_of(case), policy, given.get("cache", "none"), config)
     return sampler.generate(prompts or case["prompt_ids"])

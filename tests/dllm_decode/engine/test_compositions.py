@@ -34,6 +34,7 @@ ARGUMENTS = {
     "sched": "high=1,low=0.2",
     "prophet": "early=3,middle=1,late=0.2",
     "wino": "threshold=0.3,threshold_back=0.5",
+    "lopa": "threshold=0.5",
     "freedave": "drafts=3",
     "freedaveplus": "step=(threshold:threshold=0.4),drafts=3",
 }
