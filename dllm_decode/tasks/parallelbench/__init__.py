@@ -23,8 +23,8 @@ from functools import cache
 from dllm_decode.errors import DllmError
 from dllm_decode.tasks.base import Task
 from dllm_decode.tasks.parallelbench.files import read_task
+from dllm_decode.tasks.parallelbench.grids import square_task
 from dllm_decode.tasks.parallelbench.sentences import sentence_tasks
-from dllm_decode.tasks.parallelbench.squares import square_tasks
 from dllm_decode.tasks.parallelbench.waiting_line import line_tasks
 
 __all__ = ["PARALLELBENCH", "find_task", "is_ours", "read_task"]
@@ -36,15 +36,11 @@ PARALLELBENCH: dict[str, Task] = {
     for end in ["-strict/" if strict else "/"]
     for task in (
         *line_tasks("parallelbench" + end, strict),
-        *square_tasks("parallelbench" + end, strict),
+        square_task("parallelbench" + end, strict),
         *sentence_tasks("parallelbench" + end, strict),
         *line_tasks("parallelbench-n15" + end, strict, lengths=(15, 15), max_new_tokens=128),
     )
 }
-
-
-class UnknownTaskError(DllmError):
-    """No task of that name."""
 
 
 def is_ours(name: str) -> bool:
@@ -57,8 +53,7 @@ def find_task(name: str) -> Task:
     """The task of a name of the table above.
 
     Raises:
-        UnknownTaskError: there is none.
-        FileError: the name is that of a file, which cannot be used.
+        DllmError: there is none, or the name is that of a file, which cannot be used.
     """
     family, colon, path = name.partition(":")
     if colon and family in ("parallelbench", "parallelbench-strict"):
@@ -67,5 +62,5 @@ def find_task(name: str) -> Task:
         near = get_close_matches(name, PARALLELBENCH, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         ours = [known for known in PARALLELBENCH if known.startswith("parallelbench/")]
-        raise UnknownTaskError(f"unknown task {name!r}: {hint}Tasks are {', '.join(ours)}, and parallelbench:FILE.")
+        raise DllmError(f"unknown task {name!r}: {hint}Tasks are {', '.join(ours)}, and parallelbench:FILE.")
     return PARALLELBENCH[name]

@@ -20,33 +20,27 @@ import yaml
 
 from dllm_decode.errors import DllmError
 from dllm_decode.tasks.base import Problem, Sample, Task
-from dllm_decode.tasks.parallelbench import checks, squares
-from dllm_decode.tasks.parallelbench.parsing import read_list
-from dllm_decode.tasks.parallelbench.sentences import ask as ask_words
-from dllm_decode.tasks.parallelbench.sentences import check_sentence, frame_answer
-from dllm_decode.tasks.parallelbench.waiting_line import OPERATIONS
-from dllm_decode.tasks.parallelbench.waiting_line import ask as ask_line
+from dllm_decode.tasks.parallelbench.grids import ask_square, check_square, check_sudoku
+from dllm_decode.tasks.parallelbench.sentences import ask_words, check_sentence, frame_answer
+from dllm_decode.tasks.parallelbench.waiting_line import OPERATIONS, check_line, read_list
 
 CONFIG = "task_config.yaml"
 #: The original's metrics that can be computed without a service.
-METRICS: dict[str, Callable[[Problem, str, bool], bool]] = {
-    "list_match_score": partial(checks.check_list, checks.is_expected),
-    "list_shuffle_score": partial(checks.check_list, checks.is_shuffled),
-    "list_random_insert_score": partial(checks.check_list, checks.is_inserted),
-    "list_random_remove_score": partial(checks.check_list, checks.is_removed),
-    "list_random_replace_score": partial(checks.check_list, checks.is_replaced),
-    "latin_square_score": checks.check_square,
-    "sudoku_score": checks.check_sudoku,
+METRICS: dict[str, Callable[..., bool]] = {
+    "list_match_score": partial(check_line, ""),
+    "list_shuffle_score": partial(check_line, "shuffle"),
+    **{f"list_random_{verb}_score": partial(check_line, f"{verb}_random") for verb in ("insert", "remove", "replace")},
+    "latin_square_score": check_square,
+    "sudoku_score": check_sudoku,
     "sentence_to_words_score": check_sentence,
 }
 _BY_NAME = {
-    **{name: "list_match_score" for name in ("copy", "reverse", "sort")},
-    **{f"{verb}_index": "list_match_score" for verb in ("insert", "remove", "replace")},
+    **dict.fromkeys(("copy", "reverse", "sort", "insert_index", "remove_index", "replace_index"), "list_match_score"),
     **{f"{verb}_random": f"list_random_{verb}_score" for verb in ("insert", "remove", "replace")},
     "shuffle": "list_shuffle_score",
     "latin": "latin_square_score",
     "sudoku": "sudoku_score",
-    **{level: "sentence_to_words_score" for level in ("easy", "medium", "hard")},
+    **dict.fromkeys(("easy", "medium", "hard"), "sentence_to_words_score"),
 }
 _SUDOKU = (
     "Fill the cells that hold 0 with the digits 1 to 4, so that every row, every column and every 2x2 box holds each "
@@ -60,11 +54,7 @@ class FileError(DllmError):
 
 @dataclass(frozen=True)
 class FileTask(Task):
-    """A task whose problems are the lines of a file.
-
-    Attributes:
-        problems: all of them, in the file's order. ``path``: the file.
-    """
+    """A task whose ``problems``, in the file's order, are the lines of the file at ``path``."""
 
     problems: tuple[dict[str, Any], ...] = ()
     path: str = ""
@@ -80,9 +70,7 @@ class FileTask(Task):
         if n > len(self.problems):
             raise FileError(f"{self.path} holds {len(self.problems)} problems, but {n} were asked for; ask for fewer.")
         chosen = rng.sample(self.problems, len(self.problems))[:n]  # a longer draw begins with the shorter one
-        return [
-            Sample(self.name, 0, self.prompt(problem, 0), self.answer(problem, rng), problem) for problem in chosen
-        ]
+        return [Sample(self.name, 0, problem["prompt"], problem["label"], problem) for problem in chosen]
 
 
 def read_task(path: str | Path, name: str, strict: bool = False) -> FileTask:
@@ -100,7 +88,9 @@ def read_task(path: str | Path, name: str, strict: bool = False) -> FileTask:
     if path.is_dir():
         found = sorted(p.name for p in path.glob("*.jsonl"))
         raise FileError(f"{path} is a folder; give one of its files" + (f", such as {found[0]}." if found else "."))
-    lines = _lines(path)
+    lines = [line for line in _text(path, "give one of ParallelBench's jsonl files").splitlines() if line.strip()]
+    if not lines:
+        raise FileError(f"{path} is empty; give one of ParallelBench's jsonl files.")
     metric, wording = _config(path)
     problems = []
     for number, line in enumerate(lines, 1):
@@ -119,7 +109,7 @@ def read_task(path: str | Path, name: str, strict: bool = False) -> FileTask:
         draw=_no_draw,
         prompt=lambda problem, template: str(problem["prompt"]),
         answer=lambda problem, rng: str(problem["label"]),
-        accepts=partial(METRICS[metric], strict=strict),  # type: ignore[call-arg]
+        accepts=partial(METRICS[metric], strict=strict),
         templates=1,
         problems=tuple(problems),
         path=str(path),
@@ -130,26 +120,22 @@ def _no_draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     raise FileError("problems of a file cannot be made up; ask for samples of the task instead.")
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path, hint: str) -> str:
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise FileError(f"cannot read {path} ({why}); give one of ParallelBench's jsonl files.") from error
-    if not lines:
-        raise FileError(f"{path} is empty; give one of ParallelBench's jsonl files.")
-    return lines
+        raise FileError(f"cannot read {path} ({why}); {hint}.") from error
 
 
 def _config(path: Path) -> tuple[str, str | None]:
     """The task's metric, and the original's wording if its configuration lies beside the file."""
-    metric, wording = None, None
-    if (path.parent / CONFIG).is_file():
+    metric, wording, beside = None, None, path.parent / CONFIG
+    if beside.is_file():
         try:
-            configs = yaml.safe_load((path.parent / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            first = str(error).splitlines()[0]
-            raise FileError(f"cannot read {path.parent / CONFIG} ({first}); fetch it again.") from error
+            configs = yaml.safe_load(_text(beside, "fetch it again"))
+        except yaml.YAMLError as error:
+            raise FileError(f"cannot read {beside} ({str(error).splitlines()[0]}); fetch it again.") from error
         entries = configs.items() if isinstance(configs, dict) else ()
         config = next((c for key, c in entries if str(key).rsplit("/", 1)[-1] == path.stem), None)
         if isinstance(config, dict) and isinstance(config.get("prompt"), str):
@@ -163,10 +149,8 @@ def _config(path: Path) -> tuple[str, str | None]:
             )
         metric = _BY_NAME[max(known, key=len)]
     if metric not in METRICS:
-        raise FileError(
-            f"{path} is scored by {metric}, which needs services that are not used here; "
-            f"metrics that work are {', '.join(METRICS)}."
-        )
+        works = ", ".join(METRICS)
+        raise FileError(f"{path} is scored by {metric}, which needs services that are not used here; use {works}.")
     return metric, wording
 
 
@@ -181,8 +165,7 @@ def _problem(record: Any, metric: str, wording: str | None, stem: str) -> dict[s
         turns = [f"{wording.format(**given).strip()}\n{_label(right)}\n\n" for given, right in examples]
         problem["prompt"] = "".join(turns) + wording.format(**asked).strip()
     else:
-        if examples:
-            problem["example"] = _facts(*examples[0], metric)
+        problem |= {"example": _facts(*examples[0], metric)} if examples else {}
         problem["prompt"] = _our_wording(problem, metric, stem)
     problem["label"] = _label(answer) or frame_answer(problem, Random(0))  # most word sets come without a sentence
     return problem
@@ -205,25 +188,19 @@ def _facts(asked: Mapping[str, Any], answer: Any, metric: str) -> dict[str, Any]
         rows = str(answer["example"]).split("\n")
         return {"symbols": [str(s) for s in answer["symbols"]], "square": [row.split(",") for row in rows]}
     if metric == "sudoku_score":
-        return {"clues": str(asked["sudoku"]), "solution": tuple(str(answer).split("\n"))}
+        return {"sudoku": str(asked["sudoku"]), "solution": tuple(str(answer).split("\n"))}
     facts: dict[str, Any] = {"items": read_list(asked["context"]), "expected": read_list(_label(answer))}
     if isinstance(answer, Mapping) and list(answer["input"]) != facts["items"]:
         raise ValueError("the answer is for another list than the prompt")
-    if "word" in asked:
-        facts["new"] = str(asked["word"])
-    if "index" in asked:
-        facts["index"] = int(asked["index"])
-    return facts
+    kept = {"new": ("word", str), "index": ("index", int)}
+    return facts | {name: kind(asked[field]) for name, (field, kind) in kept.items() if field in asked}
 
 
 def _our_wording(problem: Problem, metric: str, stem: str) -> str:
-    if metric == "sentence_to_words_score":
-        return ask_words(problem, 0)
-    if metric == "latin_square_score":
-        return squares.ask(problem, 0)
     if metric == "sudoku_score":
-        return _SUDOKU.format(sudoku=problem["clues"])
-    operation = next((op for op in OPERATIONS if stem == op.name), None)
-    if operation is None:
+        return _SUDOKU.format(sudoku=problem["sudoku"])
+    others = {"sentence_to_words_score": ask_words, "latin_square_score": ask_square}
+    ask = others.get(metric) or next((op.prompt for op in OPERATIONS if stem == op.name), None)
+    if ask is None:
         raise ValueError(f"no wording for a task named {stem!r}, and no {CONFIG}")
-    return ask_line(operation, problem, 0)
+    return ask(problem, 0)

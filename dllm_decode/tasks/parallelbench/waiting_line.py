@@ -7,16 +7,13 @@ are decided at once must agree on one (arXiv 2510.04767, sec. 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
 
 from dllm_decode.tasks.base import Problem, Task
-from dllm_decode.tasks.parallelbench import checks
-from dllm_decode.tasks.parallelbench.checks import ListRule
-from dllm_decode.tasks.parallelbench.parsing import write_list
 
 _FIRST = (
     "Ada Amir Astrid Bela Bruno Carla Chen Clara Dario Diego Edith Elena Emil Farah Felix Greta Hana Hugo Ines Ivan "
@@ -28,7 +25,6 @@ _LAST = (
     "Tanaka Thorne Ueda Vargas Wagner Yilmaz Zimmer"
 )
 FIRST_NAMES, LAST_NAMES = _FIRST.split(), _LAST.split()
-SHORTEST, LONGEST = 3, 6
 
 PLACES = ("at a ticket counter", "outside a bakery", "in front of a clinic")
 ANSWER_ONLY = (
@@ -41,28 +37,33 @@ COUNTED = (
     "The first person stands at position 0, the next one at position 1.",
     "Count from 0, so that the person at the front has position 0.",
 )
+#: verb -> the line after it; ``new`` is the person who comes, ``at`` the position
+CHANGES: dict[str, Callable[[list[str], str, int], list[str]]] = {
+    "copy": lambda items, new, at: list(items),
+    "reverse": lambda items, new, at: items[::-1],
+    "sort": lambda items, new, at: sorted(items),
+    "insert": lambda items, new, at: [*items[:at], new, *items[at:]],
+    "remove": lambda items, new, at: [*items[:at], *items[at + 1 :]],
+    "replace": lambda items, new, at: [*items[:at], new, *items[at + 1 :]],
+}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One way of changing a line.
+    """One way of changing a line; ``sayings``: the instruction in three wordings.
 
-    Attributes:
-        name: of the task. ``description``: one line.
-        apply: ``(items, new, index, rng)`` to a right answer.
-        rule: which answers are right; :func:`checks.is_expected` = that one alone.
-        sayings: the instruction in three wordings.
-        new: there is a new person. ``index``: how many positions there are for a line of n, or None if the prompt
-            names none.
+    ``name``: a verb of ``CHANGES`` or ``"shuffle"``; with ``_index`` at the position that the prompt names, with
+    ``_random`` anywhere.
     """
 
     name: str
     description: str
-    apply: Callable[[list[str], str, int, Random], list[str]]
-    rule: ListRule
     sayings: tuple[str, str, str]
-    new: bool = False
-    index: Callable[[int], int] | None = None
+
+    @property
+    def verb(self) -> str:
+        """What is done, wherever."""
+        return self.name.partition("_")[0]
 
     def draw(self, rng: Random, lengths: tuple[int, int], short: bool = False) -> dict[str, Any]:
         """A line, what is done to it, and a right answer."""
@@ -70,171 +71,123 @@ class Operation:
         drawn = rng.sample(range(len(FIRST_NAMES) * len(LAST_NAMES)), size + 1)
         names = [f"{FIRST_NAMES[at % len(FIRST_NAMES)]} {LAST_NAMES[at // len(FIRST_NAMES)]}" for at in drawn]
         new, items = names[0], names[1:]
-        index = rng.randrange(self.index(size)) if self.index else 0
-        problem: dict[str, Any] = {"items": items, "expected": self.apply(items, new, index, rng)}
-        if self.new:
+        at = rng.randrange(size + (self.verb == "insert")) if "_" in self.name else 0
+        expected = list(items) if self.verb == "shuffle" else CHANGES[self.verb](items, new, at)
+        while self.verb == "shuffle" and expected == items:
+            rng.shuffle(expected)
+        problem: dict[str, Any] = {"items": items, "expected": expected}
+        if self.verb in ("insert", "replace"):
             problem["new"] = new
-        if self.index:
-            problem["index"] = index
+        if self.name.endswith("_index"):
+            problem["index"] = at
         return problem
 
-
-def _shuffled(items: list[str], new: str, index: int, rng: Random) -> list[str]:
-    found = list(items)
-    while found == items:
-        rng.shuffle(found)
-    return found
-
-
-def _insert(items: list[str], new: str, index: int) -> list[str]:
-    return [*items[:index], new, *items[index:]]
-
-
-def _remove(items: list[str], index: int) -> list[str]:
-    return [*items[:index], *items[index + 1 :]]
-
-
-def _replace(items: list[str], new: str, index: int) -> list[str]:
-    return [*items[:index], new, *items[index + 1 :]]
-
-
-OPERATIONS = (
-    Operation(
-        "copy",
-        "repeat a line of people",
-        lambda items, new, index, rng: list(items),
-        checks.is_expected,
-        (
-            "Write the line down exactly as it is.",
-            "Repeat the list without any change.",
-            "Copy all names in the order given.",
-        ),
-    ),
-    Operation(
-        "reverse",
-        "turn a line of people around",
-        lambda items, new, index, rng: items[::-1],
-        checks.is_expected,
-        (
-            "Write the line down from its end to its front.",
-            "Repeat the list backwards, from the last person to the first.",
-            "Copy all names in the opposite order.",
-        ),
-    ),
-    Operation(
-        "sort",
-        "sort a line of people by the full string",
-        lambda items, new, index, rng: sorted(items),
-        checks.is_expected,
-        (
-            "Sort the line alphabetically by the full string: first names decide, last names only if they are equal.",
-            "Put the list in alphabetical order by the full string, compared from the first letter of the first name.",
-            "Order all names from A to Z by the full string, so by first name and then by last name.",
-        ),
-    ),
-    Operation(
-        "shuffle",
-        "put a line of people in any other order",
-        _shuffled,
-        checks.is_shuffled,
-        (
-            "Put the line in any other order: the same people, each exactly once.",
-            "Mix the list: keep every name once, but do not keep the order.",
-            "Write all names once, in an order of your choice that is not the one given.",
-        ),
-    ),
-    Operation(
-        "insert_index",
-        "let a new person in at a given position",
-        lambda items, new, index, rng: _insert(items, new, index),
-        checks.is_expected,
-        (
-            "Let the new person in at the position given; whoever stands there and everybody behind moves back.",
-            "Insert the new person so that they end up at the position given.",
-            "Add the new person to the list, at exactly the position given.",
-        ),
-        new=True,
-        index=lambda size: size + 1,
-    ),
-    Operation(
-        "insert_random",
-        "let a new person in anywhere",
-        lambda items, new, index, rng: _insert(items, new, rng.randrange(len(items) + 1)),
-        checks.is_inserted,
-        (
-            "Let the new person in at any place; the others keep their order.",
-            "Insert the new person wherever you like, without changing the order of the others.",
-            "Add the new person to the list, at a random place.",
-        ),
-        new=True,
-    ),
-    Operation(
-        "remove_index",
-        "take the person at a given position out",
-        lambda items, new, index, rng: _remove(items, index),
-        checks.is_expected,
-        (
-            "Take the person at the position given out of the line.",
-            "Remove the person who stands at the position given.",
-            "Leave the person at the position given out of the list.",
-        ),
-        index=lambda size: size,
-    ),
-    Operation(
-        "remove_random",
-        "take any one person out",
-        lambda items, new, index, rng: _remove(items, rng.randrange(len(items))),
-        checks.is_removed,
-        (
-            "Take any one person out of the line; the others keep their order.",
-            "Remove one person, whoever you like, and nobody else.",
-            "Leave one random person out of the list.",
-        ),
-    ),
-    Operation(
-        "replace_index",
-        "put a new person in the place of the one at a given position",
-        lambda items, new, index, rng: _replace(items, new, index),
-        checks.is_expected,
-        (
-            "Put the new person in the place of the one at the position given.",
-            "Replace the person who stands at the position given with the new person.",
-            "In the list, exchange the person at the position given for the new person.",
-        ),
-        new=True,
-        index=lambda size: size,
-    ),
-    Operation(
-        "replace_random",
-        "put a new person in anybody's place",
-        lambda items, new, index, rng: _replace(items, new, rng.randrange(len(items))),
-        checks.is_replaced,
-        (
-            "Put the new person in the place of any one person; the others stay where they are.",
-            "Replace one person, whoever you like, with the new person.",
-            "In the list, exchange one random person for the new person.",
-        ),
-        new=True,
-    ),
-)
-
-
-def ask(operation: Operation, problem: Problem, template: int) -> str:
-    """The prompt: what to do, one solved example, and the line."""
-    counted = f" {COUNTED[template]}" if operation.index else ""
-    what = f"People are standing in line {PLACES[template]}. {operation.sayings[template]}{counted}"
-    example = problem.get("example")
-    shown = "" if example is None else f"Example\n{_fields(example)}{write_list(example['expected'])}\n\nYour turn\n"
-    return f"{what} {ANSWER_ONLY[template]}\n\n{shown}{_fields(problem)}".rstrip()
+    def prompt(self, problem: Problem, template: int) -> str:
+        """What to do, one solved example, and the line."""
+        counted = f" {COUNTED[template]}" if self.name.endswith("_index") else ""
+        what = f"People are standing in line {PLACES[template]}. {self.sayings[template]}{counted}"
+        example = problem.get("example")
+        solved = (
+            "" if example is None else f"Example\n{_fields(example)}{write_list(example['expected'])}\n\nYour turn\n"
+        )
+        return f"{what} {ANSWER_ONLY[template]}\n\n{solved}{_fields(problem)}".rstrip()
 
 
 def _fields(problem: Problem) -> str:
-    lines = [f"Line: {write_list(problem['items'])}"]
-    if "new" in problem:
-        lines.append(f"New person: {problem['new']}")
-    if "index" in problem:
-        lines.append(f"Position: {problem['index']}")
-    return "\n".join(lines) + "\nResult: "
+    named = {"Line": write_list(problem["items"]), "New person": problem.get("new"), "Position": problem.get("index")}
+    return "".join(f"{name}: {value}\n" for name, value in named.items() if value is not None) + "Result: "
+
+
+def check_line(name: str, problem: Problem, text: str, strict: bool) -> bool:
+    """Whether the list that a text ends with is right for the operation ``name`` (ParallelBench's rules).
+
+    A problem holds ``items`` (the line given) and, where the task has them, ``new`` and ``expected``.
+    """
+    found, items = read_list_strictly(text) if strict else read_list(text), list(problem["items"])
+    verb, _, where = name.partition("_")
+    if verb == "shuffle":
+        return found is not None and sorted(found) == sorted(items) and found != items
+    if where != "random":
+        return found == list(problem["expected"])
+    places = range(len(items) + (verb == "insert"))
+    return any(found == CHANGES[verb](items, problem.get("new", ""), at) for at in places)
+
+
+def write_list(items: Sequence[str]) -> str:
+    """The list form of the prompts: ``["A B", "C D"]``."""
+    return "[" + ", ".join(f'"{item}"' for item in items) + "]"
+
+
+def read_list(text: str) -> list[str]:
+    """The list that a text ends with, whatever is around it and however it is quoted.
+
+    That is what follows the last ``[`` up to the next ``]`` (or the whole text), split at commas, without blanks and
+    double quotes around the items and without empty items: ParallelBench's lenient reading.
+    """
+    inside = text.rsplit("[", 1)[-1].split("]", 1)[0]
+    return [item.strip('" \n\t') for item in inside.split(",") if item.strip()]
+
+
+def read_list_strictly(text: str) -> list[str] | None:
+    """The list that a text ends with if its items are in double quotes and separated by ``", "``, else None."""
+    head, opened, inside = text.rpartition("[")
+    inside, closed, _ = inside.partition("]")
+    parts = inside.split(", ")
+    if not opened or not closed:
+        return None
+    if any(len(part) < 2 or part[0] != '"' or part[-1] != '"' or '"' in part[1:-1] for part in parts):
+        return None
+    return [part[1:-1] for part in parts]
+
+
+#: name and description of every operation, and the instruction in three wordings
+_TABLE = """\
+copy: repeat a line of people
+  Write the line down exactly as it is.
+  Repeat the list without any change.
+  Copy all names in the order given.
+reverse: turn a line of people around
+  Write the line down from its end to its front.
+  Repeat the list backwards, from the last person to the first.
+  Copy all names in the opposite order.
+sort: sort a line of people by the full string
+  Sort the line alphabetically by the full string: first names decide, last names only if they are equal.
+  Put the list in alphabetical order by the full string, compared from the first letter of the first name.
+  Order all names from A to Z by the full string, so by first name and then by last name.
+shuffle: put a line of people in any other order
+  Put the line in any other order: the same people, each exactly once.
+  Mix the list: keep every name once, but do not keep the order.
+  Write all names once, in an order of your choice that is not the one given.
+insert_index: let a new person in at a given position
+  Let the new person in at the position given; whoever stands there and everybody behind moves back.
+  Insert the new person so that they end up at the position given.
+  Add the new person to the list, at exactly the position given.
+insert_random: let a new person in anywhere
+  Let the new person in at any place; the others keep their order.
+  Insert the new person wherever you like, without changing the order of the others.
+  Add the new person to the list, at a random place.
+remove_index: take the person at a given position out
+  Take the person at the position given out of the line.
+  Remove the person who stands at the position given.
+  Leave the person at the position given out of the list.
+remove_random: take any one person out
+  Take any one person out of the line; the others keep their order.
+  Remove one person, whoever you like, and nobody else.
+  Leave one random person out of the list.
+replace_index: put a new person in the place of the one at a given position
+  Put the new person in the place of the one at the position given.
+  Replace the person who stands at the position given with the new person.
+  In the list, exchange the person at the position given for the new person.
+replace_random: put a new person in anybody's place
+  Put the new person in the place of any one person; the others stay where they are.
+  Replace one person, whoever you like, with the new person.
+  In the list, exchange one random person for the new person.
+"""
+_LINES = [line.strip() for line in _TABLE.splitlines()]
+OPERATIONS = tuple(
+    Operation(*head.split(": "), sayings=(one, two, three))
+    for head, one, two, three in zip(*(_LINES[at::4] for at in range(4)), strict=True)
+)
 
 
 def _draw(operation: Operation, lengths: tuple[int, int], rng: Random, split: str, short: bool) -> dict[str, Any]:
@@ -242,9 +195,7 @@ def _draw(operation: Operation, lengths: tuple[int, int], rng: Random, split: st
     return {**problem, "example": operation.draw(rng, lengths, short)}
 
 
-def line_tasks(
-    prefix: str, strict: bool, lengths: tuple[int, int] = (SHORTEST, LONGEST), max_new_tokens: int = 48
-) -> list[Task]:
+def line_tasks(prefix: str, strict: bool, lengths: tuple[int, int] = (3, 6), max_new_tokens: int = 48) -> list[Task]:
     """The ten list tasks.
 
     Args:
@@ -259,9 +210,9 @@ def line_tasks(
             description=operation.description,
             max_new_tokens=max_new_tokens,
             draw=partial(_draw, operation, lengths),
-            prompt=partial(ask, operation),
+            prompt=operation.prompt,
             answer=lambda problem, rng: write_list(problem["expected"]),
-            accepts=partial(checks.check_list, operation.rule, strict=strict),
+            accepts=partial(check_line, operation.name, strict=strict),
         )
         for operation in OPERATIONS
     ]

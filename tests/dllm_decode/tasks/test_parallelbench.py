@@ -14,9 +14,9 @@ from dllm_decode.lab.evaluate import evaluate
 from dllm_decode.lab.problems import draw as draw_for_the_lab
 from dllm_decode.lab.problems import task_names
 from dllm_decode.tasks import TASKS, Sample, get_task, samples, score
-from dllm_decode.tasks.parallelbench import PARALLELBENCH, parsing
-from dllm_decode.tasks.parallelbench.grammar import sentence_faults
-from dllm_decode.tasks.parallelbench.sentences import holds
+from dllm_decode.tasks.parallelbench import PARALLELBENCH
+from dllm_decode.tasks.parallelbench import waiting_line as parsing
+from dllm_decode.tasks.parallelbench.sentences import holds, sentence_faults
 from dllm_decode.tasks.parallelbench.waiting_line import FIRST_NAMES, LAST_NAMES, OPERATIONS
 from tests.dllm_decode.answering import answering, table_of
 
