@@ -185,7 +185,7 @@ replace_random: put a new person in anybody's place
 """
 _LINES = [line.strip() for line in _TABLE.splitlines()]
 OPERATIONS = tuple(
-    Operation(*head.split(": "), sayings=(one, two, three))
+    Operation(head.partition(": ")[0], head.partition(": ")[2], (one, two, three))
     for head, one, two, three in zip(*(_LINES[at::4] for at in range(4)), strict=True)
 )
 
