@@ -92,9 +92,6 @@ def compare(
     processes: Processes = 1,
     device: Device = None,
     dtype: Dtype = None,
-    plots: Annotated[
-        bool, typer.Option("--plots", help="Draw plots/*.png too (needs matplotlib).", rich_help_panel=OUTPUT)
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare policies, with intervals, bounds, tables and a report; run it again to go on where it stopped."""
@@ -120,7 +117,6 @@ def compare(
             processes=processes,
             device=device,
             dtype=dtype,
-            plots=plots,
         )
     from dllm_decode.lab.tables import left_out
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.lab.plots import check_plots, write_plots
 from dllm_decode.lab.report import write_report
 from dllm_decode.lab.runner import run
 from dllm_decode.lab.setting import plan, read_setting
@@ -38,7 +37,6 @@ def compare(
     dtype: str | None = None,
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
-    plots: bool = False,
     processes: int = 1,
     **setting: Any,
 ) -> dict[str, Any]:
@@ -57,7 +55,6 @@ def compare(
         quiet: no progress bar.
         on_batch: called with (samples done, samples in all).
         processes: that decode side by side; see :func:`~dllm_decode.lab.runner.run`.
-        plots: also draw the report's figures as ``plots/*.png``; needs matplotlib.
         **setting: ``caches``, ``samples``, ``seeds``, ``templates``, ``split``, ``canvas``, ``batch_size``, ``egp``,
             ``block_length`` and other fields of :class:`~dllm_decode.config.GenerationConfig`; see
             :func:`~dllm_decode.lab.setting.plan`.
@@ -68,8 +65,6 @@ def compare(
     Raises:
         DllmError, PolicyError: something is wrong with the input; nothing has been decoded then.
     """
-    if plots:
-        check_plots()
     name = model if isinstance(model, str) else model.name
     chosen = policies or (() if grid is not None else DEFAULT_POLICIES)
     comparison = plan(name, chosen, tasks, grid=grid, **setting)
@@ -79,6 +74,4 @@ def compare(
     summary = summarise(read_setting(Path(out)), records)
     write_tables(out, summary)
     write_report(Path(out))
-    if plots:
-        write_plots(out, summary)
     return summary

@@ -1,4 +1,4 @@
-"""The recipe script: same figures as the command's function, a grid that parses, and a page that is complete."""
+"""The results script: the command's comparison, grids that parse, and a page that is complete."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import re
 import pytest
 
 from dllm_decode.lab.compare import compare
-from dllm_decode.lab.plots import write_plots
 from dllm_decode.lab.points import points
 from dllm_decode.lab.problems import task_names
+from dllm_decode.lab.records import read_records
 from dllm_decode.lab.summary import summarise_folder
 from scripts.check_resume import timeless, whole
-from scripts.compare_policies import GRID, ORACLE_GRID, ORACLES, compare_policies
+from scripts.compare_policies import GRID, ORACLE_GRID, ORACLES, main
+from scripts.plots import write_plots
 from scripts.results_page import PICTURES, findings, write_results
 from tests.dllm_decode.lab.lab_records import write_run
 from tests.dllm_decode.lab.lab_toys import random_checkpoint
 
 
-def test_the_recipe_is_what_the_command_runs(tmp_path):
+def test_the_script_runs_the_commands_comparison(tmp_path, capsys):
     checkpoint = random_checkpoint(tmp_path / "model")
     grid = tmp_path / "grid.yaml"
     grid.write_text("threshold: {threshold: [0.1, 0.9]}\n")
-    setting = {"samples": 2, "egp": False, "quiet": True}
-    mine, records = compare_policies(str(checkpoint), "copy", tmp_path / "a", grid, **setting)
-    other = compare(str(checkpoint), (), "copy", tmp_path / "b", grid=grid, **setting)
+    main(str(checkpoint), "copy", "none", samples=2, draws=0, grid=grid, out=tmp_path / "a", processes=1)
+    other = compare(str(checkpoint), (), "copy", tmp_path / "b", grid=grid, samples=2, quiet=True)
+    mine = summarise_folder(tmp_path / "a")
     for one, two in zip(mine["rows"], other["rows"], strict=True):
         assert (one["label"], one["nfe"], one["accuracy"]) == (two["label"], two["nfe"], two["accuracy"])
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in (tmp_path / "b").iterdir()}
-    assert len(records) == 3 * 2
-    sentences = findings(mine, records)
+    sentences = capsys.readouterr().out.splitlines()
+    assert sentences == findings(mine, read_records(tmp_path / "a"))
     assert sentences and all(sentence.startswith("cache none: ") for sentence in sentences)
 
 

@@ -1,16 +1,13 @@
-"""The data behind the figures, by hand; and the figures as PNG files."""
+"""The data behind the figures, by hand."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 
-from dllm_decode.errors import DllmError
 from dllm_decode.lab.pictures import EDGES, draw_pictures, representatives
-from dllm_decode.lab.plots import write_plots
 from dllm_decode.lab.summary import summarise_folder
 from tests.dllm_decode.lab.lab_records import write_run
 from tests.dllm_decode.lab.lab_toys import made
@@ -96,26 +93,6 @@ def test_one_setting_stands_for_its_family(run):
                 assert rows[label, task]["tpf_content"] == max(r["tpf_content"] for r in near)
             else:
                 assert rows[label, task]["accuracy"] == max(r["accuracy"] for r in members)
-
-
-def test_plots(run):
-    pytest.importorskip("matplotlib", reason="the plots extra is not installed")
-    folder, summary = run
-    written = write_plots(folder, summary)
-    names = ["frontier", "tasks", "heat", "steps", "calibration", "templates"]
-    assert [path.name for path in written] == [f"{name}-none.png" for name in names]
-    for path in written:
-        head = path.read_bytes()[:24]
-        assert head[:8] == b"\x89PNG\r\n\x1a\n"
-        width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
-        assert width > 600 and height > 300
-
-
-def test_plots_without_matplotlib_say_what_to_install(run, monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
-    with pytest.raises(DllmError, match="plots extra|matplotlib, which is not installed"):
-        write_plots(run[0], run[1])
 
 
 def test_figures_of_a_run_are_json(run):

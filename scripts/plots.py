@@ -1,4 +1,4 @@
-"""The report's figures as PNG files, drawn by matplotlib (the ``plots`` extra)."""
+"""Static pictures of a comparison for pages, drawn by matplotlib (the ``plots`` extra); the report is for looking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.page import asset
 from dllm_decode.lab.pictures import EDGES, PROGRESS_BINS, Pictures, draw_pictures, representatives
-from dllm_decode.lab.plot_parts import INK, draw_heat, draw_points, line_of, new_figure, positive
 from dllm_decode.lab.problems import is_oracle
 from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.setting import read_setting
@@ -26,7 +25,7 @@ DPI = 160
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("-", "--", ":", "-.")
 BOUNDS = {"egp": "d", "per-sample best": "*"}
-SOFT, STATIC = "#5a616c", "#3c4149"
+SOFT, STATIC, INK = "#5a616c", "#3c4149", "#191c21"
 
 
 def check_plots() -> None:
@@ -44,7 +43,7 @@ def write_plots(folder: str | Path, summary: Mapping[str, Any] | None = None) ->
 
     Returns:
         The files, per cache: accuracy against content TPF over all tasks and by task, heat maps, tokens committed per
-        forward, calibration, template spread.
+        forward, calibration.
 
     Raises:
         DllmError: matplotlib is missing, or there is no finished run.
@@ -88,15 +87,13 @@ class _Figures:
 
     def of(self, cache: str) -> dict[str, Figure]:
         """The figures over one cache, by file name."""
-        figures = {
+        return {
             "frontier": self.frontier(cache),
             "tasks": self.by_task(cache),
             "heat": self.heat(cache),
             "steps": self.steps(cache),
             "calibration": self.calibration(cache),
         }
-        spread = self.templates(cache)
-        return figures if spread is None else {**figures, "templates": spread}
 
     def look(self, label: str, family: str | None = None) -> dict[str, Any]:
         """Colour, marker and dash of a setting or family, as in the report."""
@@ -244,27 +241,54 @@ class _Figures:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
         return figure
 
-    def templates(self, cache: str) -> Figure | None:
-        """Accuracy of every setting in every wording; None if there is one wording."""
-        found = self.pictures.templates()
-        rows = [(label, found[label, cache, ALL]) for label in self.labels if (label, cache, ALL) in found]
-        names = list(dict.fromkeys(one["template"] for _, values in rows for one in values))
-        if len(names) < 2:
-            return None
-        figure = new_figure(8.6, 1.3 + 0.28 * len(rows))
-        axes = figure.subplots()
-        for i, (label, values) in enumerate(rows):
-            xs = [100 * one["accuracy"] for one in values]
-            colour = self.look(label)["color"]
-            axes.plot([min(xs), max(xs)], [i, i], color=colour, linewidth=2)
-            for x, one in zip(xs, values, strict=True):
-                k = names.index(one["template"])
-                axes.plot(x, i + (k % 3 - 1) * 0.22, SHAPES[k % len(SHAPES)], color=colour, markersize=4.5)
-        for k, name in enumerate(names):
-            axes.plot([], [], SHAPES[k % len(SHAPES)], color=SOFT, label=f"template {name}")
-        axes.set_yticks(range(len(rows)), [label for label, _ in rows], family="monospace", fontsize=8)
-        axes.invert_yaxis()
-        axes.set_xlabel("accuracy (%)")
-        axes.set_title(f"Spread over prompt templates, all tasks, cache {cache}", loc="left")
-        figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
-        return figure
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of some inches whose labels never overlap."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    # Not pyplot's: no global state, no display.
+    return Figure((width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+
+
+def line_of(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Content TPF and accuracy in %, of the rows that a log axis can show."""
+    used = [row for row in rows if row["tpf_content"]]
+    return [row["tpf_content"] for row in used], [100 * row["accuracy"] for row in used]
+
+
+def positive(values: Sequence[float]) -> list[float]:
+    """Lengths of error bars: an interval may end at its estimate, but for rounding."""
+    return [max(0.0, value) for value in values]
+
+
+def draw_points(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], look: Mapping[str, Any], size: float, label: str
+) -> None:
+    """Marks with their Wilson intervals."""
+    used = [row for row in rows if row["tpf_content"]]
+    xs, ys = line_of(used)
+    below = positive([100 * (row["accuracy"] - row["accuracy_low"]) for row in used])
+    above = positive([100 * (row["accuracy_high"] - row["accuracy"]) for row in used])
+    style = {**look, "linestyle": "", "markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    axes.errorbar(xs, ys, [below, above], label=label, elinewidth=0.8, capsize=2, **style)
+
+
+def draw_heat(
+    axes: Axes, values: Any, rows: Sequence[str], columns: Sequence[str], shown: str, log: bool = False
+) -> None:
+    """A heat map with its numbers; on a log scale the colours follow ratios."""
+    import numpy as np
+
+    table = np.array(values, dtype=float)
+    scaled = np.log(np.maximum(table, 1e-3)) if log else table
+    axes.imshow(scaled, cmap="Blues", aspect="auto")
+    low, high = np.nanmin(scaled), np.nanmax(scaled)
+    for i, j in np.ndindex(table.shape):
+        dark = scaled[i, j] > low + 0.6 * (high - low)
+        text = "–" if np.isnan(table[i, j]) else shown.format(table[i, j])
+        axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
+    axes.set_yticks(range(len(rows)), rows, family="monospace", fontsize=7.5)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
