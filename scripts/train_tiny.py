@@ -59,6 +59,7 @@ class Run:
     shots_share: float
     start: Path | None
     compiled: bool
+    attention_block: int | None = None
 
 
 def learning_rate(run: Run, progress: float, step: int) -> float:
@@ -87,8 +88,8 @@ class Trainer:
     def __init__(self, run: Run, rank: int) -> None:
         """Build everything, and continue from the last checkpoint when there is one."""
         self.run, self.rank = run, rank
-        self.model = build_model(run.width, run.layers, run.heads, run.inner, run.seed).to(run.device)
-        self.average = build_model(run.width, run.layers, run.heads, run.inner, run.seed).to(run.device)
+        shape = run.width, run.layers, run.heads, run.inner, run.seed, run.attention_block
+        self.model, self.average = build_model(*shape).to(run.device), build_model(*shape).to(run.device)
         if run.start is not None:
             self.model.load_state_dict(load_file(run.start / "model.safetensors", device=run.device))
         self.optim = Optimizers(self.model, EXTRA)
@@ -135,7 +136,14 @@ class Trainer:
             share = run.late_full_share if self.progress >= 0.6 else run.full_share
             self.rounds += 1
             drawn = batches(
-                rng, generator, self.mix(), size, share, stale_share=run.stale_share, shots_share=run.shots_share
+                rng,
+                generator,
+                self.mix(),
+                size,
+                share,
+                stale_share=run.stale_share,
+                shots_share=run.shots_share,
+                block=run.attention_block,
             )
             for batch in drawn:
                 before = time.perf_counter()
@@ -253,6 +261,9 @@ def main(
     emphasis: Annotated[str, typer.Option(help="factors of tasks in the mix, such as shuffle=4,lines=2")] = "",
     shots_share: Annotated[float, typer.Option(help="share of rows behind solved problems")] = SHOTS_SHARE,
     start: Annotated[Path | None, typer.Option(help="weights to start from, instead of nothing")] = None,
+    attention_block: Annotated[
+        int | None, typer.Option(help="train a block-causal model with attention blocks of so many cells")
+    ] = None,
     compiled: Annotated[bool, typer.Option(help="compile the blocks (a minute first, then 1.4 times as fast)")] = True,
 ) -> None:
     """Train the bundled model; continues where an interrupted run in WORK stopped."""

@@ -42,6 +42,9 @@ class Shape:
     Attributes:
         layers, width, heads, kv_heads, inner, vocabulary: as in its config.
         itemsize: bytes per weight and per cached number.
+        head_dim: of a head; 0 = the width's share.
+        sparse: layers that are mixtures of ``experts`` of width ``expert_inner``, ``best`` of them per token, beside a
+            dense MLP of width ``shared``.
     """
 
     layers: int
@@ -51,29 +54,55 @@ class Shape:
     inner: int
     vocabulary: int
     itemsize: int
+    head_dim: int = 0
+    sparse: int = 0
+    experts: int = 0
+    best: int = 0
+    expert_inner: int = 0
+    shared: int = 0
 
     @classmethod
     def of(cls, config: Any, itemsize: int) -> Shape:
-        """Read a LLaDA or Dream config."""
+        """Read the config of a native family."""
+        sparse, inner, shared = config.mixture_sizes
         return cls(
             config.num_hidden_layers,
             config.hidden_size,
             config.num_attention_heads,
             config.num_key_value_heads,
-            config.intermediate_size,
+            config.intermediate_size or 0,
             config.embedding_rows,
             itemsize,
+            config.head_dim,
+            sparse,
+            config.num_experts if sparse else 0,
+            config.num_experts_per_tok if sparse else 0,
+            inner,
+            shared,
         )
+
+    @property
+    def attention_width(self) -> int:
+        """Numbers per token in the queries."""
+        return self.heads * (self.head_dim or self.width // self.heads)
 
     @property
     def kv_width(self) -> int:
         """Numbers per token and layer in the keys (as many in the values)."""
-        return self.kv_heads * (self.width // self.heads)
+        return self.kv_heads * (self.attention_width // self.heads)
 
     @property
     def trunk(self) -> int:
-        """Weights of all blocks."""
-        return self.layers * self.width * (2 * self.width + 2 * self.kv_width + 3 * self.inner)
+        """Weights of all blocks, every expert counted."""
+        return self.touched(None)
+
+    def touched(self, tokens: int | None) -> int:
+        """Weights of the blocks that ``tokens`` tokens read (None: all): of the experts, those likely asked."""
+        attention = self.layers * (2 * self.attention_width + 2 * self.kv_width)
+        dense = 3 * ((self.layers - self.sparse) * self.inner + self.sparse * self.shared)
+        share = 1.0 if tokens is None or not self.experts else 1 - (1 - self.best / self.experts) ** tokens
+        asked = 3 * self.sparse * self.experts * self.expert_inner * share
+        return round(self.width * (attention + dense + asked))
 
     @property
     def head(self) -> int:
@@ -87,13 +116,13 @@ class Shape:
 
     def flop(self, rows: int, tokens: int, keys: int, heads: int) -> float:
         """Operations of one forward; ``tokens``, ``keys`` and ``heads`` are per row."""
-        attention = 4 * self.layers * self.width * tokens * keys
-        return rows * (2.0 * self.trunk * tokens + attention + 2.0 * self.head * heads)
+        attention = 4 * self.layers * self.attention_width * tokens * keys
+        return rows * (2.0 * self.touched(1) * tokens + attention + 2.0 * self.head * heads)
 
     def bytes(self, rows: int, tokens: int, keys: int, cached: bool) -> float:
         """Bytes one forward must move."""
         kv = self.kv_bytes * rows * (keys + tokens) if cached else 0
-        return float(self.itemsize * (self.trunk + self.head) + kv)
+        return float(self.itemsize * (self.touched(rows * tokens) + self.head) + kv)
 
     def floor(self, machine: Machine, rows: int, tokens: int, keys: int, heads: int, cached: bool) -> float:
         """Seconds one forward needs at least."""

@@ -28,6 +28,7 @@ class AttentionCase:
         lengths: long `[R]`, visible cache slots per row; None when all `slots` are visible in every row.
         slots: cache slots read, the longest row's or a bound on it; 0 without a cache.
         positions: long `[R, Q]`, slot of each token; needed by the cache and by branches.
+        block: cells of an attention block, when tokens of several are forwarded: none sees a later one.
         branch: long `[R, Q]`, branch ids; None when every query sees everything.
         joint: branches see each other's tokens.
         branches, reach: with branches, the largest branch id + 1 and the largest slot + 1.
@@ -44,6 +45,7 @@ class AttentionCase:
     lengths: Tensor | None = None
     slots: int = 0
     positions: Tensor | None = None
+    block: int | None = None
     branch: Tensor | None = None
     joint: bool = False
     branches: int = 0
@@ -59,7 +61,7 @@ class AttentionCase:
         """Read a `ForwardInput`; without `inp.known` one host sync finds out whether anything is ragged at all."""
         known = Known.of(inp) if inp.known is None else inp.known
         (count, width), device = inp.tokens.shape, inp.tokens.device
-        fields: dict[str, Any] = {"positions": inp.positions, "queries": inp.queries}
+        fields: dict[str, Any] = {"positions": inp.positions, "queries": inp.queries, "block": inp.block}
         fields["stated_consecutive"] = known.consecutive
         if known.padded:
             fields["real"] = torch.arange(width, device=device) < inp.queries[:, None]
@@ -86,7 +88,7 @@ class AttentionCase:
     def kind(self) -> str:
         """What sort of forward this is, in words."""
         base = "no cache" if self.cache is None else "over the cache"
-        return f"{base}, branches" if self.branch is not None else base
+        return base + (", branches" if self.branch is not None else "") + (", block-causal" if self.block else "")
 
     @cached_property
     def consecutive(self) -> bool:
@@ -146,6 +148,13 @@ class AttentionCase:
         Keys are the fresh tokens without a cache, the cache's slots with one, and slots then fresh tokens with
         a cache and branches.
         """
+        visible = self._visible
+        if self.block is None:
+            return visible
+        return self._staircase(self.block) if visible is None else visible & self._staircase(self.block)
+
+    @property
+    def _visible(self) -> Tensor | None:
         if self.branch is not None:
             return self._branch_mask(self.branch)
         if self.cache is None:
@@ -153,6 +162,15 @@ class AttentionCase:
         if self.lengths is None:
             return None
         return (torch.arange(self.slots, device=self.lengths.device) < self.lengths[:, None])[:, None, None, :]
+
+    def _staircase(self, block: int) -> Tensor:
+        """Bool `[R, 1, Q, S]`: keys whose attention block is not behind the query's."""
+        assert self.positions is not None
+        slots = self.positions
+        if self.cache is not None:
+            held = torch.arange(self.slots, device=slots.device).expand(len(slots), -1)
+            slots = held if self.branch is None else torch.cat([held, slots], dim=1)
+        return (slots[:, None] // block <= self.positions[:, :, None] // block)[:, None]
 
     def _branch_mask(self, branch: Tensor) -> Tensor:
         assert self.positions is not None

@@ -28,6 +28,8 @@ class ForwardInput:
             slots `[0, lengths[r])`. Tokens of branches >= 0 are not written.
         rows: long `[R]`, cache row of each row; None = 0..R-1. Rows that write must differ; rows that hold only branch
             tokens may share one.
+        block: block-causal visibility: a token at slot p sees, of what it would see without this, the slots s with
+            s // block <= p // block. None = all of it.
         known: what the caller knows of these tensors; None = they are looked at, which waits for the device.
     """
 
@@ -40,6 +42,7 @@ class ForwardInput:
     rows: Tensor | None = None
     known: Known | None = None
     joint: bool = False
+    block: int | None = None
 
 
 def are_consecutive(positions: Tensor, real: Tensor | None) -> bool:

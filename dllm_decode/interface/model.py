@@ -31,6 +31,9 @@ class DenoisingModel(ABC):
             (LLaDA), "filtered" = after temperature, top-p and top-k (Dream).
         delimiter_ids: ids that end a line, in the list published for the family; empty = just the tokenizer's newline.
         capture: whether block steps may be recorded as CUDA graphs (where there is CUDA).
+        attention_block: cells of an attention block when the model is block-causal: a cell sees its own block and
+            those before it, counted from slot 0, prompt included. None = every cell sees all others.
+        seeded: the first cell of a block is predicted by the forward of the block before (its last output, shift 1).
         supports_cache, supports_branches: whether `ForwardInput.cache` and `.branch` may be set.
     """
 
@@ -47,6 +50,8 @@ class DenoisingModel(ABC):
     confidence: str = "clean"
     delimiter_ids: tuple[int, ...] = ()
     capture: bool = False
+    attention_block: int | None = None
+    seeded: bool = False
     supports_cache: bool
     supports_branches: bool
 

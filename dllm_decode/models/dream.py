@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from dllm_decode.models.config import DecoderConfig
-from dllm_decode.models.layers import BidirectionalLM
+from dllm_decode.models.decoder import BidirectionalLM
+from dllm_decode.models.layers import BlockNames
 
 # AdaBlock's published configuration for Dream: pieces of Qwen2.5's vocabulary that hold a newline, itself first.
 DREAM_DELIMITERS = (
     *(198, 271, 280, 319, 340, 382, 401, 532, 624, 630, 692, 698, 921, 1248, 1837, 1939),
     *(2219, 2533, 3276, 3876, 4894, 5267, 14750, 68327),
+)
+
+
+QWEN_NAMES = BlockNames(
+    attention_norm="input_layernorm",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    output="self_attn.o_proj",
+    mlp_norm="post_attention_layernorm",
+    mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
 
 
@@ -48,29 +58,14 @@ class DreamConfig(DecoderConfig):
             self.num_key_value_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
 
-    @property
-    def rope_full_precision(self) -> bool:
-        """Dream rotates in the model's dtype."""
-        return False
-
 
 class Dream(BidirectionalLM):
     """Dream with its checkpoint's parameter names."""
 
     config_class = DreamConfig
     model_parts = ("model.embed_tokens", "model.layers", "model.norm", "lm_head")
-    block_parts = (
-        "input_layernorm",
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "post_attention_layernorm",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    )
+    names = QWEN_NAMES
     qkv_bias = True
     shift = 1
     confidence = "filtered"
-    delimiter_ids = DREAM_DELIMITERS
+    delimiter_ids: ClassVar[tuple[int, ...]] = DREAM_DELIMITERS

@@ -1,20 +1,17 @@
-"""One bidirectional decoder for both families; a family file only names its parts as its checkpoint does."""
+"""What a decoder of any family is made of: norms, rotary tables, one block."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
+from transformers import PreTrainedConfig
 
 from dllm_decode import kernels
-from dllm_decode.attention import AttentionCase, Backend, choose_backend
-from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.attention import AttentionCase, Backend
 
 
 class RMSNorm(nn.Module):
@@ -56,18 +53,37 @@ def _fusable(x: Tensor, y: Tensor | None) -> bool:
     return alike and kernels.worthwhile(x.device, x.dtype) and not torch.is_grad_enabled()
 
 
-def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, fp32 `[R, 1, Q, head_dim]`, of angle position * theta^(-2i / head_dim), each half the same.
+def rotary_tables(
+    positions: Tensor, head_dim: int, theta: float, rotary_dim: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, fp32 `[R, 1, Q, head_dim]`, of angle position * theta^(-2i / rotary_dim), each half the same.
 
-    Computed anew in every forward: a buffer would hold garbage after transformers builds a model on the meta device.
+    With partial rotation (`rotary_dim < head_dim`) the angles behind the first `rotary_dim / 2` are zero, see
+    `rotary_order`. Computed anew in every forward: a buffer would hold garbage after transformers builds a model on
+    the meta device.
     """
-    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    rotary_dim = head_dim if rotary_dim is None else rotary_dim
+    exponent = torch.arange(0, rotary_dim, 2, device=positions.device, dtype=torch.float32) / rotary_dim
     angles = positions.float()[:, None, :, None] * (1.0 / theta**exponent)
+    angles = F.pad(angles, (0, (head_dim - rotary_dim) // 2))
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
 
-def _add(root: nn.Module, path: str, module: nn.Module) -> None:
+def rotary_order(head_dim: int, rotary_dim: int) -> list[int] | None:
+    """Where each number of a head comes from, so that those rotated together stand `head_dim / 2` apart.
+
+    A checkpoint that rotates only the first `rotary_dim` numbers pairs i with i + rotary_dim / 2. Queries and keys in
+    this order have the same products, and every kernel rotates whole heads. None = all are rotated: nothing moves.
+    """
+    if rotary_dim == head_dim:
+        return None
+    half, rest = rotary_dim // 2, (head_dim - rotary_dim) // 2
+    still = range(rotary_dim, head_dim)
+    return [*range(half), *still[:rest], *range(half, rotary_dim), *still[rest:]]
+
+
+def add(root: nn.Module, path: str, module: nn.Module) -> None:
     """Register `module` under a dotted path, with plain containers on the way."""
     *parents, last = path.split(".")
     for name in parents:
@@ -77,31 +93,64 @@ def _add(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
-class Block(nn.Module):
-    """x += o(attention(norm(x))); x += down(silu(gate(norm(x))) * up(norm(x)))."""
+@dataclass(frozen=True)
+class BlockNames:
+    """What a checkpoint calls the parts of a block.
 
-    def __init__(self, config: PreTrainedConfig, parts: Sequence[str], *, qkv_bias: bool) -> None:
-        """`parts`: names of attention norm, q, k, v, o, MLP norm, gate, up, down, in this order."""
+    Attributes:
+        qkv: of q, k and v, or one name of all three in this order.
+        qk_norm: of the norms that queries and keys get per head before the rotation; None = there are none.
+        mlp: of gate, up and down. ``mixture``: of the experts, in blocks that have some.
+    """
+
+    attention_norm: str
+    qkv: tuple[str, ...]
+    output: str
+    mlp_norm: str
+    mlp: tuple[str, str, str]
+    qk_norm: tuple[str, str] | None = None
+    mixture: str = "mlp"
+
+
+class Block(nn.Module):
+    """x += o(attention(norm(x))); h = norm(x); x += down(silu(gate(h)) * up(h)), experts(h), or both."""
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        names: BlockNames,
+        *,
+        qkv_bias: bool,
+        inner: int,
+        mixture: nn.Module | None = None,
+    ) -> None:
+        """`inner`: width of the dense MLP, 0 = there is none; `mixture`: `[..., width]` to the same, or None."""
         super().__init__()
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.hidden_size // self.heads
-        width, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
-        kv_width = self.kv_heads * self.head_dim
-        modules = (
-            RMSNorm(width, eps),
-            nn.Linear(width, width, bias=qkv_bias),
-            nn.Linear(width, kv_width, bias=qkv_bias),
-            nn.Linear(width, kv_width, bias=qkv_bias),
-            nn.Linear(width, width, bias=False),
-            RMSNorm(width, eps),
-            nn.Linear(width, inner, bias=False),
-            nn.Linear(width, inner, bias=False),
-            nn.Linear(inner, width, bias=False),
-        )
-        for name, module in zip(parts, modules, strict=True):
-            _add(self, name, module)
+        self.head_dim: int = config.head_dim
+        width, eps = config.hidden_size, config.rms_norm_eps
+        sizes = [self.heads * self.head_dim, *[self.kv_heads * self.head_dim] * 2]
+        add(self, names.attention_norm, RMSNorm(width, eps))
+        for name, size in zip(names.qkv, sizes if len(names.qkv) == 3 else [sum(sizes)], strict=True):
+            add(self, name, nn.Linear(width, size, bias=qkv_bias))
+        for name in names.qk_norm or ():
+            add(self, name, RMSNorm(self.head_dim, eps))
+        add(self, names.output, nn.Linear(sizes[0], width, bias=False))
+        add(self, names.mlp_norm, RMSNorm(width, eps))
+        if mixture is not None:
+            add(self, names.mixture, mixture)
+        if inner:
+            for name, (fan_in, fan_out) in zip(
+                names.mlp, [(width, inner), (width, inner), (inner, width)], strict=True
+            ):
+                add(self, name, nn.Linear(fan_in, fan_out, bias=False))
         # Looked up at every call, so that a replaced submodule (adapters, quantisation) is the one that runs.
-        self._parts = attrgetter(*parts)
+        self._norms = attrgetter(names.attention_norm, names.mlp_norm)
+        self._qkv, self._output = [attrgetter(name) for name in names.qkv], attrgetter(names.output)
+        self._qk_norm = attrgetter(*names.qk_norm) if names.qk_norm else None
+        self._mlp = attrgetter(*names.mlp) if inner else None
+        self._mixture = attrgetter(names.mixture) if mixture is not None else None
+        self.order = rotary_order(self.head_dim, config.rotary_dim)
 
     def forward(
         self,
@@ -118,156 +167,29 @@ class Block(nn.Module):
 
         What comes out is `[M, width]` when only `cells` (flat indices) are wanted afterwards.
         """
-        attention_norm, q_proj, k_proj, v_proj, o_proj, mlp_norm, gate, up, down = self._parts(self)
+        attention_norm, mlp_norm = self._norms(self)
         x, h = add_norm(x, delta, attention_norm)
-        q = q_proj(h).unflatten(-1, (self.heads, self.head_dim))
-        k = k_proj(h).unflatten(-1, (self.kv_heads, self.head_dim))
-        v = v_proj(h).unflatten(-1, (self.kv_heads, self.head_dim))
+        q, k, v = self._project(h)
         mixed = backend.mix(q, k, v, cos, sin, case, layer)
         if cells is not None:  # from here on every token is on its own
             x, mixed = x.flatten(0, 1)[cells], mixed.flatten(0, 1)[cells]
-        x, h = add_norm(x, o_proj(mixed), mlp_norm)
-        return x, down(gated(gate(h), up(h)))
+        x, h = add_norm(x, self._output(self)(mixed), mlp_norm)
+        out = None if self._mixture is None else self._mixture(self)(h)
+        if self._mlp is not None:
+            gate, up, down = self._mlp(self)
+            dense = down(gated(gate(h), up(h)))
+            out = dense if out is None else out + dense
+        assert out is not None
+        return x, out
 
-
-class BidirectionalLM(PreTrainedModel):
-    """A bidirectional transformer over token ids; subclasses say what their checkpoint calls the parts.
-
-    Class attributes:
-        model_parts: names of embedding, block list, final norm, output head.
-        block_parts: names inside a block, see `Block`.
-        qkv_bias: whether q, k, v have biases.
-        shift: 1 when the output at slot i predicts slot i + 1, else 0.
-        confidence: "clean" or "filtered", see `DenoisingModel`.
-        delimiter_ids: see `DenoisingModel`.
-    """
-
-    model_parts: ClassVar[tuple[str, str, str, str]]
-    block_parts: ClassVar[tuple[str, ...]]
-    qkv_bias: ClassVar[bool]
-    shift: ClassVar[int]
-    confidence: ClassVar[str] = "clean"
-    delimiter_ids: ClassVar[tuple[int, ...]] = ()
-
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    _supports_sdpa = True
-    _no_split_modules = ["Block"]
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        """Build with random weights; `from_pretrained` fills them.
-
-        Raises:
-            ConfigError: the config asks for something that is not computed here.
-        """
-        config.check()
-        super().__init__(config)
-        rows = config.embedding_rows
-        blocks = nn.ModuleList(
-            Block(config, self.block_parts, qkv_bias=self.qkv_bias) for _ in range(config.num_hidden_layers)
-        )
-        modules = (
-            nn.Embedding(rows, config.hidden_size),
-            blocks,
-            RMSNorm(config.hidden_size, config.rms_norm_eps),
-            nn.Linear(config.hidden_size, rows, bias=False),
-        )
-        for name, module in zip(self.model_parts, modules, strict=True):
-            _add(self, name, module)
-        self._parts = attrgetter(*self.model_parts)
-        self.attention = "auto"
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        std: float = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.get_parameter("bias"))
-        elif isinstance(module, RMSNorm):
-            nn.init.ones_(module.weight)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
-        return self._parts(self)[0]
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding."""
-        _add(self, self.model_parts[0], value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The output head."""
-        return self._parts(self)[3]
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the output head."""
-        _add(self, self.model_parts[3], new_embeddings)
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.config.hidden_size // self.config.num_attention_heads
-
-    def _trunk(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        case: AttentionCase,
-        cells: Tensor | None = None,
-        trail: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Embedding to final norm: `[R, Q, width]`, or `[M, width]` at `cells`; `trail` gets each layer's input."""
-        embedding, blocks, norm, _ = self._parts(self)
-        x = embedding(tokens)
-        cos, sin = rotary_tables(positions, self.head_dim, self.config.rope_theta)
-        if not self.config.rope_full_precision:  # else q and k are rotated in fp32 whatever the dtype
-            cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-        backend = choose_backend(self.attention, case, x.dtype, x.device)
-        delta: Tensor | None = None
-        for layer, block in enumerate(blocks):
-            if trail is not None:
-                trail.append(x if delta is None else x + delta)
-            last = layer == len(blocks) - 1
-            x, delta = block(x, delta, cos, sin, case, backend, layer, cells if last else None)
-        _, x = add_norm(x, delta, norm)
-        if trail is not None:
-            trail.append(x)
-        return x
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        output_hidden_states: bool = False,
-    ) -> CausalLMOutput:
-        """Raw logits of every token (Dream's are not shifted here).
-
-        Args:
-            input_ids: long `[B, T]`.
-            attention_mask: `[B, T]`, 0 = padding on any side, not seen by anyone; None (fastest) = nothing is padded.
-            position_ids: long `[B, T]` or `[1, T]`; None = 0..T-1 (left padding only shifts a row's positions, and
-                rotary embeddings depend on differences).
-            output_hidden_states: also return each block's input and the final norm's output, each `[B, T, width]`.
-        """
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        real = None
-        if attention_mask is not None and not attention_mask.bool().all():
-            real = attention_mask.bool()
-        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        queries = input_ids.new_full(input_ids.shape[:1], input_ids.shape[1]) if real is None else None
-        case = AttentionCase(heads, kv_heads, self.head_dim, real=real, queries=queries)
-        trail: list[Tensor] | None = [] if output_hidden_states else None
-        hidden = self._trunk(input_ids, position_ids, case, trail=trail)
-        return CausalLMOutput(logits=self.head(hidden), hidden_states=tuple(trail) if trail else None)
-
-    def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:
-        """`DenoisingModel.hidden`: the final norm's output `[M, width]` at flat cells."""
-        case = AttentionCase.of(inp, self.config.num_attention_heads, self.config.num_key_value_heads, self.head_dim)
-        return self._trunk(inp.tokens, inp.positions, case, cells=cells)
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """`[..., width]` -> logits `[..., vocabulary]`."""
-        return self._parts(self)[3](hidden)
+    def _project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[R, Q, heads or kv_heads, head_dim]`, ready to be rotated."""
+        sizes = [self.heads, self.kv_heads, self.kv_heads]
+        parts = [part(self)(h).unflatten(-1, (-1, self.head_dim)) for part in self._qkv]
+        q, k, v = parts if len(parts) == 3 else parts[0].split(sizes, dim=-2)
+        if self._qk_norm is not None:
+            q_norm, k_norm = self._qk_norm(self)
+            q, k = q_norm(q), k_norm(k)
+        if self.order is not None:
+            q, k = q[..., self.order], k[..., self.order]
+        return q, k, v

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from dllm_decode.models.config import DecoderConfig
-from dllm_decode.models.layers import BidirectionalLM
+from dllm_decode.models.decoder import BidirectionalLM
+from dllm_decode.models.layers import BlockNames
 
 OFF = (False, None)
 
@@ -58,6 +59,7 @@ class LLaDAConfig(DecoderConfig):
     rope_full_precision: bool = True
     weight_tying: bool = False
     init_std: float = 0.02
+    block_size: int | None = None
     mask_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -70,6 +72,11 @@ class LLaDAConfig(DecoderConfig):
         if self.mlp_hidden_size is None:
             self.mlp_hidden_size = self.mlp_ratio * self.d_model
         super().__post_init__(**kwargs)
+
+    @property
+    def attention_block(self) -> int | None:
+        """`block_size`, a field of block-causal models of this shape, such as the bundled tiny-block."""
+        return self.block_size
 
     @property
     def embedding_rows(self) -> int:
@@ -87,16 +94,10 @@ class LLaDA(BidirectionalLM):
         "model.transformer.ln_f",
         "model.transformer.ff_out",
     )
-    block_parts = (
-        "attn_norm",
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "attn_out",
-        "ff_norm",
-        "ff_proj",  # the gate
-        "up_proj",
-        "ff_out",  # the MLP's way back, not the head of the same name
+    names = BlockNames(
+        attention_norm="attn_norm",
+        qkv=("q_proj", "k_proj", "v_proj"),
+        output="attn_out",
+        mlp_norm="ff_norm",
+        mlp=("ff_proj", "up_proj", "ff_out"),  # ff_proj is the gate; this ff_out is not the head of the same name
     )
-    qkv_bias = False
-    shift = 0

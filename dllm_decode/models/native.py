@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dllm_decode.errors import DllmError
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.text import TextCodec
-from dllm_decode.models.layers import BidirectionalLM
+from dllm_decode.models.decoder import BidirectionalLM
 
 
 class NativeModel(DenoisingModel):
-    """LLaDA or Dream, ready to decode: eval mode, no gradients.
+    """A native model, ready to decode: eval mode, no gradients.
 
     Attributes:
         module: the transformers model.
@@ -33,14 +34,28 @@ class NativeModel(DenoisingModel):
         tokenizer: TextCodec | None = None,
         name: str = "",
         attention: str = "auto",
+        attention_block: int | None = None,
     ) -> None:
-        """Wrap a model; `pad_id` None = the first eos id, else the mask id."""
+        """Wrap a model.
+
+        `pad_id` None = the first eos id, else the mask id; `attention_block` None = the config's.
+
+        Raises:
+            DllmError: an attention block for a model that has none.
+        """
+        own = module.config.attention_block
+        if attention_block is not None and (own is None or attention_block < 1):
+            raise DllmError(
+                f"attention_block is {attention_block}, but "
+                + ("every cell of this model sees all others; leave it out." if own is None else "it must be above 0.")
+            )
         self.module = module.eval()
         self.module.attention = attention
         self.mask_id, self.eos_ids = mask_id, eos_ids
         self.pad_id = pad_id if pad_id is not None else (*eos_ids, mask_id)[0]
         self.tokenizer, self.name = tokenizer, name or module.config.model_type
-        self.shift = module.shift
+        self.shift, self.seeded = module.shift, module.seeded
+        self.attention_block = own if attention_block is None else attention_block
         self.confidence = module.confidence
         self.delimiter_ids = module.delimiter_ids
         self.vocab_size = module.config.embedding_rows

@@ -27,13 +27,33 @@ DREAM_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# SDAR follows Qwen3: no system message of its own, thinking left to the model.
+SDAR_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# LLaDA2: a system turn always comes first, and says that there is no thinking aloud.
+LLADA2_TEMPLATE = (
+    "{% set own = messages[0]['role'] == 'system' %}"
+    "{{ '<role>SYSTEM</role>' + (messages[0]['content'] + '\n' if own else '') }}"
+    "{{ 'detailed thinking off<|role_end|>' }}"
+    "{% for message in messages[1:] if own else messages %}"
+    "{{ '<role>' + ('HUMAN' if message['role'] == 'user' else message['role'] | upper) + '</role>' }}"
+    "{{ message['content'] + '<|role_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<role>ASSISTANT</role>' }}{% endif %}"
+)
 FALLBACK_TEMPLATES = {
     "llada": (LLADA_TEMPLATE, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
     "Dream": (DREAM_TEMPLATE, ("<|im_start|>", "<|im_end|>")),
+    "Fast_dLLM_Qwen": (DREAM_TEMPLATE, ("<|im_start|>", "<|im_end|>")),
+    "sdar": (SDAR_TEMPLATE, ("<|im_start|>", "<|im_end|>")),
+    "sdar_moe": (SDAR_TEMPLATE, ("<|im_start|>", "<|im_end|>")),
+    "llada2_moe": (LLADA2_TEMPLATE, ("<role>", "</role>", "<|role_end|>")),
 }
 
 
-def load_tokenizer(folder: Path, model_type: str) -> TextCodec | None:
+def load_tokenizer(folder: Path, family: str) -> TextCodec | None:
     """The tokenizer in a checkpoint folder; None when the folder has no tokenizer files.
 
     `tokenizer.json` is taken as it is; without it `vocab.json` and `merges.txt` are read by Qwen2's rules (NFC, its
@@ -56,7 +76,7 @@ def load_tokenizer(folder: Path, model_type: str) -> TextCodec | None:
         ) from error
     if kind is Qwen2Tokenizer:
         _check_added_tokens(folder, tokenizer)
-    template, needed = FALLBACK_TEMPLATES.get(model_type, (None, ()))
+    template, needed = FALLBACK_TEMPLATES.get(family, (None, ()))
     if tokenizer.chat_template or not set(needed) <= tokenizer.get_vocab().keys():
         template = None
     return TextCodec(tokenizer, template)

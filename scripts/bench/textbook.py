@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_decode.models.layers import BidirectionalLM
+from dllm_decode.models.decoder import BidirectionalLM
 
 PastLayer = tuple[Tensor, Tensor]
 

@@ -8,6 +8,9 @@ bring every state that a decoder meets into the training distribution:
 - "prefix": everything from a random cut on is masked (left to right through worked steps);
 - "block": cells before a block are decided, the block is partly masked, everything after it is masked.
 
+For a block-causal model every block of the answer is trained at once: the row stands there once as it is, and behind
+it each block a second time with some of its cells masked, seeing the true blocks before it and itself (`mask_blocks`).
+
 Some batches are *stale*: as under a KV cache, everything outside the current window (the block, else the whole canvas)
 was computed when the window was still all masks, and the window alone knows what it holds now.
 """
@@ -74,8 +77,8 @@ class Row:
 class Batch:
     """Rows of one length: long ``tokens``, ``target`` [R, L], ``task`` [R]; ``weight`` [R, L], 0 where not masked.
 
-    Stale batches also hold what `ForwardInput` needs to hide the window from the rest: long ``positions`` and
-    ``branch`` [R, L], real columns ``queries`` [R].
+    Stale and block-causal batches also hold what `ForwardInput` needs to hide columns from others: long ``positions``
+    and ``branch`` [R, L], real columns ``queries`` [R]; ``block``: cells of an attention block.
     """
 
     tokens: Tensor
@@ -85,10 +88,11 @@ class Batch:
     positions: Tensor | None = None
     branch: Tensor | None = None
     queries: Tensor | None = None
+    block: int | None = None
 
     def to(self, device: str) -> Batch:
         """The same on a device."""
-        moved = {name: None if x is None else x.to(device) for name, x in vars(self).items()}
+        moved = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in vars(self).items()}
         return Batch(**moved)
 
 
@@ -222,6 +226,56 @@ def mask_rows(rows: list[Row], generator: torch.Generator, stale_share: float = 
     return make_stale(batch, first, torch.where(blockwise, start + high, length).clamp(max=length))
 
 
+def mask_blocks(rows: list[Row], generator: torch.Generator, block: int) -> Batch:
+    """Pad rows to whole blocks with end tokens, and bring every block of the canvas a second time, partly masked.
+
+    A block has all its cells masked as when it is opened (a quarter), one to four left (a quarter), is decided up to
+    a cut (a quarter), or each of its cells is masked with the same probability.
+    """
+    count, length = len(rows), -(-max(row.total for row in rows) // block) * block
+    target = torch.full((count, length), EOS_ID)
+    for index, row in enumerate(rows):
+        target[index, : len(row.ids)] = torch.tensor(row.ids)
+    start = torch.tensor([row.start for row in rows])[:, None]
+    content = torch.tensor([len(row.ids) - row.start for row in rows])[:, None]
+    total = torch.tensor([-(-row.total // block) * block for row in rows])[:, None]
+    slots = torch.arange(length)[None]
+    answer = (slots >= start) & (slots < total)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    def by_cell(values: Tensor) -> Tensor:
+        return values.repeat_interleave(block, dim=1)
+
+    blocks = length // block
+    noise, kind = uniform(count, length), uniform(count, blocks)
+    keys = torch.where(answer, noise, 2.0).unflatten(1, (blocks, block))
+    place = keys.argsort(2).argsort(2).flatten(1)
+    few = 1 + (uniform(count, blocks)[..., None] >= torch.tensor(LOW_COUNTS).cumsum(0)[:-1]).sum(2)
+    cut = (uniform(count, blocks) * block).long()
+    masked = torch.where(by_cell(kind) < 0.75, slots % block >= by_cell(cut), noise < by_cell(uniform(count, blocks)))
+    masked = torch.where(by_cell(kind) < 0.5, place < by_cell(few), masked)
+    masked = ((by_cell(kind) < 0.25) | masked | (place == 0)) & answer
+
+    first = start // block * block
+    column = torch.arange(int((total - first).max()))[None]
+    inside = column < total - first
+    where = (first + column).clamp(max=length - 1)
+    weight = torch.where(slots >= start + content, TAIL_WEIGHT, 1.0) * masked
+    noisy = torch.where(masked, MASK_ID, target).gather(1, where)
+    return Batch(
+        torch.cat([target, noisy], 1),
+        torch.cat([target, target.gather(1, where)], 1),
+        torch.cat([torch.zeros(count, length), weight.gather(1, where) * inside], 1),
+        torch.tensor([row.task for row in rows]),
+        torch.cat([slots.expand(count, -1), where * inside], 1),
+        torch.cat([torch.full_like(target, -1), where // block * inside], 1),
+        length + inside.sum(1),
+        block,
+    )
+
+
 def batches(
     rng: Random,
     generator: torch.Generator,
@@ -231,6 +285,7 @@ def batches(
     steps: int = 8,
     stale_share: float = 0.0,
     shots_share: float = SHOTS_SHARE,
+    block: int | None = None,
 ) -> Iterator[list[Batch]]:
     """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
 
@@ -251,4 +306,7 @@ def batches(
     pairs = [[groups[i], groups[2 * steps - 1 - i]] for i in range(steps)]
     rng.shuffle(pairs)
     for pair in pairs:
-        yield [mask_rows(group, generator, stale_share) for group in pair if group]
+        if block is None:
+            yield [mask_rows(group, generator, stale_share) for group in pair if group]
+        else:
+            yield [mask_blocks(group, generator, block) for group in pair if group]

@@ -15,7 +15,7 @@ from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, save_tokenizer,
 from scripts.tiny.data import NAMES, Batch
 
 
-def build_model(width: int, layers: int, heads: int, inner: int, seed: int) -> LLaDA:
+def build_model(width: int, layers: int, heads: int, inner: int, seed: int, block: int | None = None) -> LLaDA:
     """A LLaDA with zero-initialised block outputs and a head aligned with the embedding: copying is easy to learn."""
     size = len(vocabulary())
     config = LLaDAConfig(
@@ -32,6 +32,7 @@ def build_model(width: int, layers: int, heads: int, inner: int, seed: int) -> L
         eos_token_id=EOS_ID,
         pad_token_id=EOS_ID,
         bos_token_id=BOS_ID,
+        block_size=block,
     )
     torch.manual_seed(seed)
     model = LLaDA(config)
@@ -55,7 +56,7 @@ def task_losses(model: LLaDA, batch: Batch) -> Tensor:
     if batch.positions is None or batch.queries is None:
         logits = logits_at(model, tokens, cells)
     else:
-        inp = ForwardInput(tokens, batch.positions, batch.queries, batch.queries, batch.branch)
+        inp = ForwardInput(tokens, batch.positions, batch.queries, batch.queries, batch.branch, block=batch.block)
         logits = model.head(model.hidden(inp, cells))
     loss = F.cross_entropy(logits.float(), target.flatten()[cells], reduction="none")
     used = weight.flatten()[cells]

@@ -21,7 +21,8 @@ def decode_blocks(
     """Answers up to the first end token, and forwards per row.
 
     Every open cell of the block at or above ``threshold`` is decided, at least the best ``k``. Shorter prompts get
-    longer canvases, so that all rows have one length; their surplus stays masked.
+    longer canvases, so that all rows have one length; their surplus stays masked.  A block-causal model has its own
+    blocks, counted from the prompt's first token, in place of ``block``.
     """
     device = next(model.parameters()).device
     start = torch.tensor([len(p) for p in prompts], device=device)
@@ -31,16 +32,18 @@ def decode_blocks(
         tokens[row, : len(prompt)] = torch.tensor(prompt, device=device)
     cell = torch.arange(length, device=device)[None] - start[:, None]
     forwards = torch.zeros(len(prompts), dtype=torch.long)
-    for low in range(0, canvas, block):
+    own = model.config.attention_block
+    grid = cell if own is None else torch.arange(length, device=device)[None].expand_as(cell)
+    for low in range(0, canvas if own is None else length, own or block):
         ended = ((tokens == EOS_ID) & (cell >= 0)).any(1)
-        inside = (cell >= low) & (cell < min(low + block, canvas)) & ~ended[:, None]
+        inside = (grid >= low) & (grid < low + (own or block)) & (cell < canvas) & ~ended[:, None]
         while (open_cells := inside & (tokens == MASK_ID)).any():
             live = open_cells.any(1).nonzero()[:, 0]
             forwards[live.cpu()] += 1
             open_live = open_cells[live]
             whole = torch.full((len(live),), length, device=device)
             positions = torch.arange(length, device=device).expand(len(live), -1)
-            inp = ForwardInput(tokens[live], positions, queries=whole, lengths=whole)
+            inp = ForwardInput(tokens[live], positions, queries=whole, lengths=whole, block=own)
             logits = model.head(model.hidden(inp, open_live.flatten().nonzero()[:, 0])).float()
             total = logits.logsumexp(1)
             logits[:, MASK_ID] = -torch.inf

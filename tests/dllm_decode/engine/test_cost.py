@@ -87,7 +87,7 @@ def test_other_runtime_errors_pass_through(monkeypatch):
 
 
 def test_estimate_prints_without_loading_weights(monkeypatch, capsys):
-    monkeypatch.setattr("dllm_decode.models.loading._read", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("dllm_decode.models.loading.read_weights", lambda *_: pytest.fail("weights were read"))
     code = main(["generate", " sort: b a c", "--estimate", "--cache", "dual"])
     said = capsys.readouterr().out
     assert code == 0 and "weights" in said and "cache" in said and "total" in said

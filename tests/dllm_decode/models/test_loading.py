@@ -177,8 +177,16 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no model type": (lambda f: change_json(f / "config.json", model_type=None), "holds a model of type None"),
     "moe": (
+        lambda f: change_json(f / "config.json", num_experts=64),
+        "model_type is 'llada' but its architecture is a mixture of experts, a different model",
+    ),
+    "moe of other sizes": (
         lambda f: change_json(f / "config.json", architectures=["LLaDAMoEModelLM"], num_experts=64),
-        "model_type is 'llada' but its architecture is LLaDAMoEModelLM, a different model",
+        "llada config has hidden_size=None; it must be a positive integer",
+    ),
+    "architecture": (
+        lambda f: change_json(f / "config.json", architectures=["LLaDAOtherLM"]),
+        "model_type is 'llada' but its architecture is LLaDAOtherLM, a different model",
     ),
     "flag": (
         lambda f: change_json(f / "config.json", alibi=True),
