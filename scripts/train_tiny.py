@@ -3,7 +3,7 @@
     python -m scripts.train_tiny --minutes 100 --processes 2
 
 Interrupted runs continue from ``--work`` (weights, both optimisers, running average, mix). Every evaluation prints a
-validation table, and every checkpoint exports weights and tokenizer to ``--out``.
+validation table and exports weights and tokenizer to ``--out``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Run:
     seed: int
     device: str
     evaluate_every: float
+    save_every: float
     samples: int
     full_share: float
     late_full_share: float
@@ -128,6 +129,9 @@ class Trainer:
             bar_format="{l_bar}{bar}| {elapsed} {postfix}",
             mininterval=10,
         )
+        if run.start is not None and not self.step:  # the mix follows what the given weights cannot do yet
+            self._evaluate(window)
+        saved = self.seconds
         while self.progress < 1:
             rng = Random(f"{run.seed}/{self.rank}/{self.rounds}")
             generator = torch.Generator().manual_seed(rng.getrandbits(60))
@@ -156,6 +160,12 @@ class Trainer:
                 self._evaluate(window)
                 window.zero_()
                 self._save()
+                if self.rank == 0:
+                    export(self.average, run.out)
+                saved = self.seconds
+            elif self.seconds >= saved + 60 * run.save_every:
+                self._save()
+                saved = self.seconds
         bar.close()
 
     def _update(self, batch: list[Batch], before: float) -> Tensor:
@@ -201,8 +211,8 @@ class Trainer:
             losses = (window[0] / window[1].clamp(min=1e-6)).tolist()
             tqdm.write(
                 f"\n{self.seconds / 60:.1f} min  step {self.step}  {self.seen / 1e6:.1f} M tokens "
-                f"({self.seen / self.seconds:.0f}/s)  lr {learning_rate(self.run, self.progress, self.step):.4f}  "
-                f"mean accuracy {100 * sum(self.accuracy) / len(NAMES):.1f}"
+                f"({self.seen / max(self.seconds, 1e-9):.0f}/s)  "
+                f"lr {learning_rate(self.run, self.progress, self.step):.4f}  mean accuracy {100 * sum(self.accuracy) / len(NAMES):.1f}"
             )
             for name, right, spent, loss in zip(NAMES, *table.tolist(), losses, strict=True):
                 tqdm.write(f"  {name:15s} {100 * right:5.1f} %  {spent:5.1f} forwards  loss {loss:.3f}")
@@ -219,7 +229,6 @@ class Trainer:
         }
         torch.save(state, self.run.work / "checkpoint.tmp")
         (self.run.work / "checkpoint.tmp").replace(self.run.work / "checkpoint.pt")
-        export(self.average, self.run.out)
 
 
 def _work(rank: int, run: Run) -> None:
@@ -253,6 +262,7 @@ def main(
     seed: int = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     evaluate_every: Annotated[float, typer.Option(help="minutes between validation tables")] = 2.0,
+    save_every: Annotated[float, typer.Option(help="minutes between checkpoints")] = 2.0,
     samples: Annotated[int, typer.Option(help="validation samples per task")] = 32,
     full_share: Annotated[float, typer.Option(help="share of rows on a canvas longer than their answer")] = 0.25,
     late_full_share: Annotated[float, typer.Option(help="the same in the last 40 % of the budget")] = 0.5,

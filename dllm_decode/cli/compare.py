@@ -75,7 +75,8 @@ def compare(
     policy: Policies = None,
     grid: Grid = None,
     tasks: Annotated[
-        str, typer.Option(help="'all', or names with commas; oracle-shuffle-7 and the like too.", metavar="NAMES")
+        str,
+        typer.Option(help="'all', 'long', or names with commas; oracle-shuffle-7 and the like too.", metavar="NAMES"),
     ] = "all",
     cache: Annotated[
         str, typer.Option(help="Such as none or none,dual.", metavar="KINDS", rich_help_panel=DECODING)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: ModelName = "tiny",
-    tasks: Annotated[str, typer.Option(help="'all', or names separated by commas.", metavar="NAMES")] = "all",
+    tasks: Annotated[str, typer.Option(help="'all', 'long', or names separated by commas.", metavar="NAMES")] = "all",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Fresh samples per task.")] = 200,
     policy: PolicyText = "topk:k=1",
     cache: CacheName = "none",

@@ -36,7 +36,7 @@ from dllm_decode.cli.compare import (
 def tune(
     out: OutFolder,
     model: ModelName = "tiny",
-    tasks: Annotated[str, typer.Option(help="'all', or names with commas.", metavar="NAMES")] = "all",
+    tasks: Annotated[str, typer.Option(help="'all', 'long', or names with commas.", metavar="NAMES")] = "all",
     max_drop: Annotated[float, typer.Option(help="Points of accuracy it may cost against static decoding.")] = 1.0,
     policy: Policies = None,
     grid: Grid = None,

@@ -100,7 +100,7 @@ def task_names(asked: str | Sequence[str]) -> list[str]:
             make_oracle(name)
             out.append(name)
         else:
-            out += list(tasks.TASKS) if name == "all" else [tasks.get_task(name).name]
+            out += tasks.group(name)
     return list(dict.fromkeys(out))
 
 

@@ -17,22 +17,40 @@ from dllm_decode.tasks.base import SPLITS, Sample, Task, split_of
 from dllm_decode.tasks.grids import GRID_TASKS
 from dllm_decode.tasks.lines import LINE_TASKS
 from dllm_decode.tasks.lists import LIST_TASKS
+from dllm_decode.tasks.long import LONG_TASKS
 from dllm_decode.tasks.records import RECORD_TASKS
 from dllm_decode.tasks.tokenizer import count_tokens
 
-__all__ = ["SPLITS", "TASKS", "Sample", "Task", "few_shot", "get_task", "samples", "score", "split_of"]
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Sample",
+    "Task",
+    "few_shot",
+    "get_task",
+    "group",
+    "long_tasks",
+    "samples",
+    "score",
+    "split_of",
+]
+
+
+_LONG = {task.name: task for task in LONG_TASKS}
 
 
 class TaskTable(dict[str, Task]):
     """The bundled tasks by name.
 
-    Those of :mod:`dllm_decode.tasks.parallelbench` are found by their names too, but not listed, so that "all" stays
-    what the bundled model was trained on.
+    Those of :mod:`dllm_decode.tasks.long` and :mod:`dllm_decode.tasks.parallelbench` are found by their names too, but
+    not listed, so that "all" stays what the bundled model was trained on.
     """
 
     def __missing__(self, name: str) -> Task:
         from dllm_decode.tasks import parallelbench
 
+        if name in _LONG:
+            return _LONG[name]
         if not parallelbench.is_ours(name):
             raise KeyError(name)
         return parallelbench.find_task(name)
@@ -51,6 +69,11 @@ TASKS = TaskTable(
 )
 
 
+def long_tasks() -> list[str]:
+    """Names of the long tasks."""
+    return list(_LONG)
+
+
 class TaskError(DllmError):
     """A task, split or template that does not exist."""
 
@@ -61,9 +84,18 @@ def get_task(name: str) -> Task:
         return TASKS[name]  # an unknown name of a family not listed raises what the family says
     except KeyError:
         pass
-    near = get_close_matches(name, TASKS, n=1)
+    near = get_close_matches(name, [*TASKS, *_LONG], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise TaskError(f"unknown task {name!r}: {hint}Tasks are {', '.join(TASKS)}, and parallelbench/copy and so on.")
+    raise TaskError(
+        f"unknown task {name!r}: {hint}Tasks are {', '.join([*TASKS, *_LONG])}, and parallelbench/copy and so on."
+    )
+
+
+def group(name: str) -> list[str]:
+    """Names that one word stands for: ``"all"`` the bundled model's tasks, ``"long"`` the long ones, else one task."""
+    if name in ("all", "long"):
+        return list(TASKS) if name == "all" else long_tasks()
+    return [get_task(name).name]
 
 
 def samples(task: str, split: str, n: int, seed: int, template: int | None = None) -> list[Sample]:

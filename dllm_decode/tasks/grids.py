@@ -66,20 +66,22 @@ def _draw_latin(rng: Random, split: str, short: bool) -> dict[str, Any]:
     return {"clues": _with_clues(rng, square, rng.randint(5, 9)), "square": square}
 
 
-def _draw_sudoku(rng: Random, split: str, short: bool) -> dict[str, Any]:
+def draw_sudoku(rng: Random, count: int) -> dict[str, Any]:
+    """A sudoku with ``count`` clues and one completion."""
     square = rng.choice(sudoku_squares())
-    count = rng.randint(6, 9)
     while _solutions(clues := _with_clues(rng, square, count)) != 1:
         pass
     return {"clues": clues, "square": square}
 
 
-def _write(grid: Grid) -> str:
+def write_grid(grid: Grid) -> str:
+    """Four rows of four symbols, `` .`` for a blank."""
     cells = [f" {symbol or '.'}" for symbol in grid]
     return "\n".join("".join(cells[row : row + 4]) for row in range(0, 16, 4))
 
 
-def _accepts(problem: Problem, text: str, squares: tuple[Grid, ...]) -> bool:
+def accepts_grid(problem: Problem, text: str, squares: tuple[Grid, ...]) -> bool:
+    """Whether a text is one of ``squares`` that keeps the clues."""
     lines = text.strip().split("\n")
     if len(lines) != 4:
         return False
@@ -98,17 +100,17 @@ GRID_TASKS = (
         description="complete a 4x4 Latin square (any completion)",
         max_new_tokens=32,
         draw=_draw_latin,
-        prompt=lambda problem, template: _LATIN[template].format(grid=_write(problem["clues"])),
-        answer=lambda problem, rng: _write(problem["square"]),
-        accepts=lambda problem, text: _accepts(problem, text, latin_squares()),
+        prompt=lambda problem, template: _LATIN[template].format(grid=write_grid(problem["clues"])),
+        answer=lambda problem, rng: write_grid(problem["square"]),
+        accepts=lambda problem, text: accepts_grid(problem, text, latin_squares()),
     ),
     Task(
         name="sudoku4",
         description="solve a 4x4 sudoku (one completion)",
         max_new_tokens=32,
-        draw=_draw_sudoku,
-        prompt=lambda problem, template: _SUDOKU[template].format(grid=_write(problem["clues"])),
-        answer=lambda problem, rng: _write(problem["square"]),
-        accepts=lambda problem, text: _accepts(problem, text, sudoku_squares()),
+        draw=lambda rng, split, short: draw_sudoku(rng, rng.randint(6, 9)),
+        prompt=lambda problem, template: _SUDOKU[template].format(grid=write_grid(problem["clues"])),
+        answer=lambda problem, rng: write_grid(problem["square"]),
+        accepts=lambda problem, text: accepts_grid(problem, text, sudoku_squares()),
     ),
 )

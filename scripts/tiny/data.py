@@ -24,10 +24,10 @@ from random import Random
 import torch
 from torch import Tensor
 
-from dllm_decode.tasks import TASKS
+from dllm_decode.tasks import TASKS, long_tasks
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
 
-NAMES = tuple(TASKS)
+NAMES = (*TASKS, *long_tasks())
 NEWLINE = encode("\n")
 KINDS = ("low", "prefix", "block")  # the rest is "t"
 SHARES = {
@@ -45,12 +45,20 @@ SHARES = {
     "latin4": (0.3, 0.0, 0.2),
     "sudoku4": (0.2, 0.0, 0.2),
     "lines": (0.05, 0.3, 0.4),
+    "program": (0.05, 0.3, 0.45),
+    "columns": (0.05, 0.3, 0.45),
+    "story": (0.05, 0.3, 0.45),
+    "trip": (0.05, 0.3, 0.45),
+    "extract": (0.05, 0.15, 0.45),
+    "sudokus": (0.15, 0.0, 0.35),
+    "grammar": (0.05, 0.25, 0.45),
 }
 LOW_COUNTS = (0.6, 0.25, 0.1, 0.05)
 BLOCKS = (8, 16, 32)
 NEAR = 5  # cells after the cut of a prefix row that count fully; a worked step is about as long
 TAIL_WEIGHT = FAR_WEIGHT = 0.1
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
+SHORT_SHARES = {"extract": 0.5}  # whole prompts are long, so most of what is learned of it comes from short ones
 LONGEST_PROMPT = 256
 
 
@@ -111,7 +119,7 @@ def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
 def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHOTS_SHARE) -> Row:
     """Draw a training problem of one task, sometimes after solved ones."""
     spec = TASKS[name]
-    sample = spec.sample(rng, "train", short=rng.random() < SHORT_SHARE)
+    sample = spec.sample(rng, "train", short=rng.random() < SHORT_SHARES.get(name, SHORT_SHARE))
     prompt, answer = encode(sample.prompt), encode(sample.answer)
     shots: list[int] = []
     if rng.random() < shots_share:

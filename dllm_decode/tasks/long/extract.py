@@ -1,0 +1,76 @@
+"""Extraction: a prompt of 300 to 500 tokens, a few records of it as JSON."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from string import ascii_lowercase
+from typing import Any
+
+from dllm_decode.tasks.arithmetic import GAINS, LOSSES, NAMES, THINGS
+from dllm_decode.tasks.base import Problem, Task
+
+_TEMPLATES = (
+    ("json for each place: {keys}\n{text}", "At place {key} {name} has {count} {thing}, {gain} and {loss}."),
+    ("record these as json: {keys}\n{text}", "At {key} {name} {gain} and {loss}, {name} has {count} {thing}."),
+    ("write json of these: {keys}\n{text}", "At {key}: {name}, {count} {thing}; {gain}, {loss}."),
+)
+
+
+def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
+    """Records ``(letter, name, count, thing, gain, gained, loss, lost)``, and the letters asked for."""
+    letters = rng.sample(ascii_lowercase, rng.randint(3, 8) if short else rng.randint(22, 26))
+    records = [
+        (
+            letter,
+            rng.choice(NAMES),
+            rng.randint(10, 99),
+            rng.choice(THINGS),
+            rng.choice(GAINS),
+            rng.randint(1, 9),
+            rng.choice(LOSSES),
+            rng.randint(1, 9),
+        )
+        for letter in letters
+    ]
+    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(4, 5))}
+
+
+def _prompt(problem: Problem, template: int) -> str:
+    head, line = _TEMPLATES[template]
+    text = [
+        line.format(key=key, name=name, count=count, thing=thing, gain=f"{gain} {gained}", loss=f"{loss} {lost}")
+        for key, name, count, thing, gain, gained, loss, lost in problem["records"]
+    ]
+    return head.format(keys=" ".join(problem["keys"]), text="\n".join(text))
+
+
+def _pairs(problem: Problem) -> list[tuple[str, list[str | int]]]:
+    found = {record[0]: [record[1], record[2], record[5], record[7]] for record in problem["records"]}
+    return [(key, found[key]) for key in problem["keys"]]
+
+
+def _answer(problem: Problem, rng: Random) -> str:
+    return json.dumps(dict(_pairs(problem)), separators=(",", ":"))
+
+
+def _accepts(problem: Problem, text: str) -> bool:
+    try:
+        found = json.loads(text, object_pairs_hook=lambda pairs: pairs)
+    except (ValueError, RecursionError):
+        return False
+    # Written out again before they are compared: Python calls 6.0 and 6 equal, JSON does not.
+    return json.dumps(found) == json.dumps(_pairs(problem)) and text.lstrip().startswith("{")
+
+
+EXTRACT_TASKS = (
+    Task(
+        name="extract",
+        description="find four or five records in a long text and write them as JSON",
+        max_new_tokens=80,
+        draw=_draw,
+        prompt=_prompt,
+        answer=_answer,
+        accepts=_accepts,
+    ),
+)
