@@ -212,7 +212,8 @@ class Trainer:
             tqdm.write(
                 f"\n{self.seconds / 60:.1f} min  step {self.step}  {self.seen / 1e6:.1f} M tokens "
                 f"({self.seen / max(self.seconds, 1e-9):.0f}/s)  "
-                f"lr {learning_rate(self.run, self.progress, self.step):.4f}  mean accuracy {100 * sum(self.accuracy) / len(NAMES):.1f}"
+                f"lr {learning_rate(self.run, self.progress, self.step):.4f}  "
+                f"mean accuracy {100 * sum(self.accuracy) / len(NAMES):.1f}"
             )
             for name, right, spent, loss in zip(NAMES, *table.tolist(), losses, strict=True):
                 tqdm.write(f"  {name:15s} {100 * right:5.1f} %  {spent:5.1f} forwards  loss {loss:.3f}")
