@@ -24,6 +24,7 @@ from samplers.hierarchy import Hierarchy
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
 from samplers.lopa import Lopa
+from samplers.pc_sampler import PcSampler, TokenTable
 from samplers.prophet import Prophet
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
 from samplers.sched import SchED
@@ -52,6 +53,7 @@ __all__ = [
     "Learn2PD",
     "LocalLeap",
     "Lopa",
+    "PcSampler",
     "Policy",
     "PolicyError",
     "Prediction",
@@ -60,6 +62,7 @@ __all__ = [
     "SchED",
     "Setting",
     "Threshold",
+    "TokenTable",
     "TopK",
     "View",
     "Wino",

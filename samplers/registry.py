@@ -45,6 +45,7 @@ REGISTRY: dict[str, Entry] = {
     "entropybound": Entry("samplers.entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),
     "entropythreshold": Entry("samplers.entropy_threshold:EntropyThreshold", "dParallel arXiv 2509.26488"),
     "hierarchy": Entry("samplers.hierarchy:Hierarchy", "dInfer arXiv 2510.08666"),
+    "pcsampler": Entry("samplers.pc_sampler:PcSampler", "PC-Sampler arXiv 2508.13021"),
     "localleap": Entry("samplers.local_leap:LocalLeap", "LocalLeap arXiv 2510.07081"),
     "adablock": Entry("samplers.adablock:AdaBlock", "AdaBlock-dLLM arXiv 2509.26432"),
     "learn2pd": Entry("samplers.learn2pd:Learn2PD", "Learn2PD arXiv 2509.25188"),

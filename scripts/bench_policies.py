@@ -32,7 +32,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from filters import FilterNetwork, LearnedFilter
-from samplers import EGP, REGISTRY, Composition, Learn2PD, Policy, lookup, parse_policy, spell
+from samplers import EGP, REGISTRY, Composition, Learn2PD, PcSampler, Policy, TokenTable, lookup, parse_policy, spell
 from samplers.registry import suggest
 
 BAR_MS, DISTRIBUTIONS_BAR_MS = 1.0, 5.0
@@ -169,6 +169,8 @@ def policies(name: str, size: Size) -> list[Policy]:
         return [EGP(tuple(map(tuple, rows.tolist())))]
     if name == "learn2pd":
         return [Learn2PD(LearnedFilter(FilterNetwork(size.block).requires_grad_(False), threshold=0.9))]
+    if name == "pcsampler":
+        return [PcSampler(TokenTable(torch.full((SMALL_VOCABULARY,), 1 / SMALL_VOCABULARY, dtype=torch.float64)))]
     found = [parse_policy(text) for text in (NEEDED.get(name, name), *VARIANTS.get(name, ()))]
     alone = lookup(name).decide is not Policy.decide
     return found if alone else [Composition.of(parse_policy("threshold"), part) for part in found]

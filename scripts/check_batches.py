@@ -24,7 +24,7 @@ from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from filters import FilterNetwork, LearnedFilter
-from samplers import EGP, Composition, EoTP, Learn2PD, Policy, PolicyError
+from samplers import EGP, Composition, EoTP, Learn2PD, PcSampler, Policy, PolicyError, TokenTable
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
 
 VOCABULARY, EOS, MASK = 40, 38, 39
@@ -45,6 +45,7 @@ POLICIES = (
     "hierarchy:threshold=0.7,low=0.2,remask=0.5",
     "hierarchy:low=none,remask=0.9+sched:high=3.0,low=0.5",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+hierarchy:remask=0.6",
+    "pcsampler",
     "localleap:anchor_threshold=0.5,relaxed_threshold=0.2,radius=2",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+threshold:threshold=0.4",
     "adablock:delimiters=5,delimiter_threshold=0.02+localleap:anchor_threshold=0.5,relaxed_threshold=0.2",
@@ -130,6 +131,8 @@ class Case:
         if self.policy.startswith("learn2pd"):
             learned = Learn2PD(random_filter(self.model_seed))
             return Composition.of(learned, EoTP()) if self.policy.endswith("eotp") else learned
+        if self.policy == "pcsampler":
+            return PcSampler(TokenTable(torch.arange(1, VOCABULARY + 1).double() / 800), decay=0.1, steps=4)
         return self.policy
 
     def sampler(self, rows: list[int], dtype: torch.dtype = torch.float32) -> DiffusionSampler:

@@ -13,7 +13,18 @@ from torch import Tensor
 from dllm_decode import CallableModel, DiffusionSampler, GenerationConfig, GenerationResult
 from dllm_decode.interface.model import DenoisingModel
 from filters import FilterNetwork, LearnedFilter
-from samplers import EGP, REGISTRY, Composition, Learn2PD, Policy, PolicyError, lookup, parse_policy
+from samplers import (
+    EGP,
+    REGISTRY,
+    Composition,
+    Learn2PD,
+    PcSampler,
+    Policy,
+    PolicyError,
+    TokenTable,
+    lookup,
+    parse_policy,
+)
 from tests.dllm_decode.engine.invariants import check_run, same
 from tests.toys import EOS, FAMILIES, MASK, VOCAB, tiny
 
@@ -69,6 +80,8 @@ def part(name: str, cache: str = "none") -> Policy:
     """A registered part that can act in these tests."""
     if name == "egp":
         return EGP(reference(len(PROMPTS)))
+    if name == "pcsampler":
+        return PcSampler(TokenTable(torch.arange(1, VOCAB + 1).double() / 300), k=2)
     if name == "learn2pd":
         torch.manual_seed(3)
         return Learn2PD(LearnedFilter(FilterNetwork(BLOCK).requires_grad_(False), threshold=0.5))
