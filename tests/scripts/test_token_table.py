@@ -38,7 +38,9 @@ def test_counts_of_a_text(tmp_path: Path) -> None:
 def test_the_shipped_table_is_what_the_command_makes(tmp_path: Path) -> None:
     assert run("--tasks", "all", "--out", str(tmp_path / "tiny.json")).exit_code == 0
     assert (tmp_path / "tiny.json").read_text() == (SHIPPED / "tiny.json").read_text()
-    answer = DiffusionSampler("tiny", "pcsampler").generate("sort: r p j a d k b z", max_new_tokens=32, block_length=16)
+    answer = DiffusionSampler("tiny", "pcsampler").generate(
+        "sort: r p j a d k b z", max_new_tokens=32, block_length=16
+    )
     assert answer.texts[0].strip() == "a b d j k p r z"
 
 
