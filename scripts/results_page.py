@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.lab.bounds import PER_SAMPLE
+from dllm_decode.lab.columns import NOTES, percent
 from dllm_decode.lab.curves import best_at_loss, pareto
 from dllm_decode.lab.metrics import paired, sample_of
 from dllm_decode.lab.records import Record
 from dllm_decode.lab.setting import EGP
 from dllm_decode.lab.summary import ALL
-from dllm_decode.lab.tables import COST, NOTES, QUALITY, about, by_task, information, left_out, number, percent, table
-from dllm_decode.lab.tables import accuracy as with_interval
+from dllm_decode.lab.tables import about, bounds, by_task, curves, information, left_out, table
 
 COMMAND = "python -m scripts.compare_policies --docs docs/results.md"
 LOSS = 1  #: points of accuracy
-SHOWN = ("policy", "accuracy %", "vs static", "p", "content TPF", "NFE", "speed-up", "row TPF", "token efficiency",
-         "tokens/s", "identity %", "tau")  # fmt: skip
+SHOWN = ("accuracy", "difference", "mcnemar_p", "tpf_content", "nfe", "speedup", "row_tpf", "token_efficiency",
+         "tokens_per_s", "identity", "kendall")  # fmt: skip
 #: pictures of a run, by cache, with what stands under each
 PICTURES = {
     "frontier": "Accuracy against content tokens per forward, all tasks; bars: 95 % intervals, dashes: static.",
@@ -153,17 +153,20 @@ def write_results(
     ]
     for sentence in left_out(setting):
         out += [sentence, ""]
-    columns = [column for name in SHOWN for column in (*QUALITY, *COST) if column[0] == name and name != "policy"]
-    columns.insert(0, QUALITY[0])
     for cache in setting["caches"]:
         here = [row for row in summary["rows"] if row["cache"] == cache]
         out += [f"## Cache {cache}", ""]
         out += _picture(beside, folder, "frontier", cache)
-        out += [table(columns, [row for row in here if row["task"] == ALL])]
+        out += [table(SHOWN, [row for row in here if row["task"] == ALL])]
         for name in ("heat", "tasks"):
             out += _picture(beside, folder, name, cache)
         out += ["Accuracy % @ content tokens per forward, by task:", "", by_task(here, setting["tasks"])]
-        out += ["Curves and bounds over all tasks:", "", _curves(summary, cache), _bounds(summary, cache)]
+        out += [
+            "Curves, and bounds (accuracy % @ content TPF), over all tasks:",
+            "",
+            curves(summary, cache, [ALL]),
+            bounds(summary, cache, [ALL]),
+        ]
         for name in ("steps", "calibration"):
             out += _picture(beside, folder, name, cache)
     if oracles is not None:
@@ -182,38 +185,6 @@ def _picture(beside: Path, folder: Path, name: str, cache: str, text: str = "") 
         picture.convert("RGB").quantize(128).save(target, optimize=True)
     text = text or PICTURES[name]
     return [f"![{text}]({beside.name}/{target.name})", "", f"*{text}*", ""]
-
-
-def _curves(summary: Mapping[str, Any], cache: str) -> str:
-    columns = (
-        ("family", lambda c: f"`{c['family']}`"),
-        ("AUP", lambda c: number(c["aup"], 1)),
-        *(
-            (
-                f"best TPF, {n} points lost",
-                lambda c, n=n: f"{number(c['best'][n]['tpf_content'])} (`{c['best'][n]['label']}`)",
-            )
-            for n in ("0", "1", "2")
-        ),
-    )
-    found = [c for c in summary["curves"] if c["cache"] == cache and c["task"] == ALL]
-    if not found:
-        return ""
-    return table(columns, found) + f"\nAUP with y_max {number(found[0]['y_max'], 1)} %.\n"
-
-
-def _bounds(summary: Mapping[str, Any], cache: str) -> str:
-    def name(bound: Mapping[str, Any]) -> str:
-        of = f" of `{bound['family']}`" if bound["family"] else " of all policies"
-        return bound["name"] + (of if bound["name"].startswith("per-sample") else "")
-
-    columns = (
-        ("bound", name),
-        ("accuracy %", with_interval),
-        ("content TPF", lambda b: number(b["tpf_content"])),
-        ("NFE", lambda b: number(b["nfe"], 1)),
-    )
-    return table(columns, [b for b in summary["bounds"] if b["cache"] == cache and b["task"] == ALL])
 
 
 def _oracle_section(beside: Path, folder: Path, summary: Mapping[str, Any]) -> list[str]:

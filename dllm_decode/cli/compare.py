@@ -135,7 +135,7 @@ def compare(
 
 def overview(summary: Mapping[str, Any], cache: str) -> Table:
     """The figures over all tasks, for a terminal."""
-    from dllm_decode.lab.tables import difference, number, percent
+    from dllm_decode.lab.columns import number, percent, shown
 
     table = Table(title=f"all tasks, cache {cache}", title_justify="left")
     table.add_column("policy", overflow="fold")
@@ -143,7 +143,7 @@ def overview(summary: Mapping[str, Any], cache: str) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     rows = [r for r in summary["rows"] if r["cache"] == cache and r["task"] == "all"]
     for row in sorted(rows, key=lambda r: r["tpf_content"] if r["tpf_content"] is not None else -math.inf):
-        share, points = percent(row["accuracy"]), difference(row)
+        share, points = percent(row["accuracy"]), shown(row, "difference")
         rest = (number(row["tpf_content"]), number(row["nfe"], 1), number(row["tokens_per_s"], 0))
         table.add_row(row["label"], share, points, *rest)
     return table

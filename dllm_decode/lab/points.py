@@ -61,7 +61,7 @@ def points(
         members.setdefault(family, []).append(knobs)
     found = [STATIC]
     for text, (family, knobs) in families.items():
-        varied = {k: v for k, v in knobs.items() if any(other[k] != v for other in members[family])}
+        varied = {k: v for k, v in knobs.items() if any(other.get(k) != v for other in members[family])}
         found.append(Point(text, text, family, varied))
     return found
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.errors import DllmError
+from dllm_decode.lab.columns import percent
 from dllm_decode.lab.page import build_page, json_block, packed_block
 from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.report_data import ReportData
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
-from dllm_decode.lab.tables import left_out, where
+from dllm_decode.lab.tables import facts, left_out
 from dllm_decode.lab.viewer import SCRIPTS, write_page
 
 MAX_BYTES = 10_000_000
@@ -95,38 +96,10 @@ def lede(summary: Mapping[str, Any]) -> str:
     best, cache = max(faster, key=lambda pair: pair[0]["tpf_content"])
     row = rows[best["label"], cache]
     base = next(r for r in rows.values() if r["kind"] == "static" and r["cache"] == cache)
+    points = [percent(row[f"difference{end}"], "+").replace("-", "−") for end in ("", "_low", "_high")]
     return (
         f"At no more than one point of loss over all tasks, {row['label']} (cache {cache}) is the fastest: "
         f"{row['tpf_content']:.2f} content tokens per forward against {base['tpf_content']:.2f} of static decoding, "
         f"at {100 * row['accuracy']:.1f} % accuracy against {100 * base['accuracy']:.1f} % "
-        f"(difference {_points(row['difference'])} points, 95 %: {_points(row['difference_low'])} to "
-        f"{_points(row['difference_high'])}; {row['n']} samples)."
+        f"(difference {points[0]} points, 95 %: {points[1]} to {points[2]}; {row['n']} samples)."
     )
-
-
-def _points(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:+.1f}".replace("-", "−")
-
-
-def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was run, for the head of the page."""
-    config = next(iter(setting["config"].values()))
-    block = config["block_length"]
-    templates = setting["templates"]
-    shown = [
-        ("model", str(setting["model"])),
-        ("weights", setting.get("model_revision") or "not on disk"),
-        ("device", " ".join(filter(None, (setting.get("device"), setting.get("dtype"))))),
-        ("machine", where(setting) if "machine" in setting else ""),
-        ("samples", f"{setting['samples']} per task and seed, {setting['split']} split"),
-        ("seeds", ", ".join(map(str, setting["seeds"]))),
-        ("wordings", "one drawn per problem" if templates == "mixed" else ", ".join(map(str, templates))),
-        ("canvas", "the task's" if setting["canvas"] == "task" else "near the answer's length"),
-        ("blocks", "one" if block is None else f"{block} cells"),
-        ("temperature", f"{config['temperature']:g}"),
-        ("rows together", str(setting["batch_size"])),
-        ("left out", ", ".join(f"{x['label']} with cache {x['cache']}" for x in setting.get("left_out", ()))),
-        *((name, str(number)) for name, number in setting["versions"].items()),
-        ("date", str(setting["date"])),
-    ]
-    return [(name, value) for name, value in shown if value]

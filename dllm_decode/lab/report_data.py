@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dllm_decode.lab.columns import COLUMNS, INTERVALS, PAIRED
 from dllm_decode.lab.page import pack
 from dllm_decode.lab.pictures import EDGES, draw_pictures, representatives
 from dllm_decode.lab.problems import is_oracle
@@ -14,60 +15,6 @@ from dllm_decode.lab.viewer import pack_record, shown_pieces
 
 EVERY = -1  # the number of the pseudo-task that pools all tasks
 
-ACCURACY, TOKENS, COST, BEHAVIOUR = "accuracy", "tokens per forward", "cost and time", "behaviour"
-#: figure of the summary, heading, format in ``assets/table.js``, low is good, group, what it is;
-#: where the summary has the figure's ``_low`` and ``_high`` as well, the table shows them beside it
-COLUMNS = (
-    ("accuracy", "accuracy %", "percent", False, ACCURACY, "share of right answers, with Wilson 95 % interval"),
-    ("difference", "vs static, points", "signed", False, ACCURACY, "paired difference, with bootstrap 95 % interval"),
-    ("mcnemar_p", "McNemar\np", "p", True, ACCURACY, "exact two-sided test of the paired difference"),
-    ("n", "samples", "whole", False, ACCURACY, "number of samples"),
-    (
-        "tpf_content",
-        "content TPF",
-        "two",
-        False,
-        TOKENS,
-        "tokens before the end of the text, per forward, 95 % interval",
-    ),
-    ("tpf_until_eos", "TPF until\nEOS", "two", False, TOKENS, "the end token counted in"),
-    (
-        "tpf_canvas",
-        "TPF\ncanvas",
-        "two",
-        False,
-        TOKENS,
-        "every cell counted, the tail behind the text included: flatters",
-    ),
-    ("tpf_content_mean", "mean\nTPF", "two", False, TOKENS, "mean over samples of content tokens per forward"),
-    ("tpf_without_tail", "TPF\nno tail", "two", False, TOKENS, "content tokens per forward that decided some content"),
-    ("nfe", "NFE", "one", True, TOKENS, "mean forwards per sample"),
-    ("nfe_content", "NFE\nno tail", "one", True, TOKENS, "of them, those that decided some content"),
-    ("row_tpf", "row\nTPF", "two", False, COST, "content tokens per forwarded row; drafts count as rows"),
-    ("token_efficiency", "token\nefficiency", "four", False, COST, "content tokens per forwarded token"),
-    ("full_forwards", "full\nforwards", "one", True, COST, "forwards per sample over the whole row"),
-    ("speedup", "speed-up", "two", False, COST, "NFE of static decoding over NFE"),
-    ("qps", "QPS", "two", False, COST, "speed-up x (accuracy / accuracy of static)^4"),
-    ("tokens_per_s", "tokens\nper s", "whole", False, COST, "content tokens per second, as batched in this run"),
-    ("latency_p50", "p50\ns", "three", True, COST, "median time until a sample's batch was done"),
-    ("latency_p90", "p90\ns", "three", True, COST, "90th percentile of it"),
-    ("identity", "identity\n%", "percent", False, BEHAVIOUR, "share of samples with exactly static decoding's text"),
-    ("kendall", "Kendall\ntau", "two", False, BEHAVIOUR, "position against time of commit; 1 is left to right"),
-    ("spearman", "Spearman\nrho", "two", False, BEHAVIOUR, "position against time of commit; 1 is left to right"),
-    ("revokes", "revokes", "two", True, BEHAVIOUR, "cells returned to mask, per sample"),
-    ("early_exits", "early\nexits %", "percent", True, BEHAVIOUR, "samples stopped before all content was decided"),
-    ("strict", "strict\n%", "percent", False, BEHAVIOUR, "right, and nothing but end tokens behind the text"),
-    (
-        "template_spread",
-        "template\nspread",
-        "percent",
-        True,
-        BEHAVIOUR,
-        "points between the best and the worst wording",
-    ),
-)
-INTERVALS = ("accuracy", "difference", "tpf_content")
-PAIRED = ("difference", "difference_low", "difference_high", "mcnemar_p")  # of static with itself: nothing to say
 #: what accuracy can be drawn against
 ACROSS = (
     ("tpf_content", "content tokens per forward"),
@@ -109,7 +56,7 @@ class ReportData:
     def figures(self, summary: Mapping[str, Any], pieces: Mapping[str, str]) -> dict[str, Any]:
         """All but the replays."""
         static = self.setting["static"]
-        shown = [name for name, *_ in COLUMNS] + [f"{name}_{end}" for name in INTERVALS for end in ("low", "high")]
+        shown = [column.key for column in COLUMNS] + [f"{name}_{end}" for name in INTERVALS for end in ("low", "high")]
         pooled = [task for task in self.tasks if not is_oracle(task)] or self.tasks
         listed = {policy["label"] for policy in self.policies}
         pictures = draw_pictures(
@@ -123,9 +70,7 @@ class ReportData:
                 "labels": [{"label": p["label"], "family": self.families[p["family"]]} for p in self.policies]
                 + [{"label": label, "family": None} for label in self.labels if label not in listed],
                 "static": self.labels[static],
-                "columns": [
-                    dict(zip(("key", "name", "kind", "low", "group", "help"), c, strict=True)) for c in COLUMNS
-                ],
+                "columns": [column._asdict() for column in COLUMNS],
                 "across": ACROSS,
                 "rows": [
                     {

@@ -5,98 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.lab.columns import BY_KEY, NOTES, number, percent, shown
 from dllm_decode.lab.summary import ALL, write_summary
 
 Row = Mapping[str, Any]
-Column = tuple[str, Callable[[Row], str]]
 
-NOTES = """\
-- accuracy: share of right answers in %, cut at the first end token, with its Wilson 95 % interval.
-- vs static: difference in points to static decoding (one cell per forward, the surest one) of the same samples over \
-the same cache, with a bootstrap 95 % interval over problems; p: exact McNemar test.
-- TPF: tokens per forward, ratio of sums. content: tokens before the first end token. until EOS: with that token. \
-canvas: every cell, the end tokens behind the text included, which flatters. no tail: content tokens per forward that \
-decided some content. mean: mean over samples of content tokens per forward.
-- row TPF: content tokens per forwarded row (drafts count). token efficiency: content tokens per forwarded token.
-- NFE: forwards per sample; no tail: of them, those that decided some content. speed-up: NFE of static / NFE.
-- tokens/s: content tokens per second of one process, batched. latency: seconds until the sample's batch was done.
-- QPS: speed-up x (accuracy / accuracy of static)^4. identity: share of samples with static decoding's very text.
-- order: Kendall's tau and Spearman's rho between position and time of commit; 1 is left to right.
-- spread: points between the best and the worst wording of the prompts."""
+QUALITY = (
+    "accuracy", "difference", "mcnemar_p", "tpf_content", "tpf_content_mean", "tpf_without_tail", "tpf_until_eos",
+    "tpf_canvas", "nfe", "nfe_content", "speedup", "qps",
+)  # fmt: skip
+COST = (
+    "row_tpf", "token_efficiency", "full_forwards", "tokens_per_s", "latency_p50", "latency_p90", "identity",
+    "kendall", "spearman", "revokes", "early_exits", "strict", "template_spread",
+)  # fmt: skip
 
 
-def number(value: Any, digits: int = 2) -> str:
-    """A number for people; a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def percent(value: Any) -> str:
-    """A share in per cent."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def accuracy(row: Row) -> str:
-    """Accuracy with its interval."""
-    return f"{percent(row['accuracy'])} [{percent(row['accuracy_low'])}, {percent(row['accuracy_high'])}]"
-
-
-def difference(row: Row) -> str:
-    """Points to static, with interval."""
-    if row.get("kind") == "static":
-        return "–"
-    low, high = (number(None if x is None else 100 * x, 1) for x in (row["difference_low"], row["difference_high"]))
-    return f"{100 * row['difference']:+.1f} [{low}, {high}]"
-
-
-def tpf(row: Row) -> str:
-    """Content TPF with its interval."""
-    return f"{number(row['tpf_content'])} [{number(row['tpf_content_low'])}, {number(row['tpf_content_high'])}]"
-
-
-def _plain(name: str, digits: int = 2) -> Callable[[Row], str]:
-    return lambda row: number(row[name], digits)
-
-
-QUALITY: tuple[Column, ...] = (
-    ("policy", lambda row: f"`{row['label']}`"),
-    ("accuracy %", accuracy),
-    ("vs static", difference),
-    ("p", _plain("mcnemar_p", 3)),
-    ("content TPF", tpf),
-    ("TPF mean", _plain("tpf_content_mean")),
-    ("TPF no tail", _plain("tpf_without_tail")),
-    ("TPF until EOS", _plain("tpf_until_eos")),
-    ("TPF canvas", _plain("tpf_canvas")),
-    ("NFE", _plain("nfe", 1)),
-    ("NFE no tail", _plain("nfe_content", 1)),
-    ("speed-up", _plain("speedup")),
-    ("QPS", _plain("qps")),
-)
-COST: tuple[Column, ...] = (
-    ("policy", lambda row: f"`{row['label']}`"),
-    ("row TPF", _plain("row_tpf")),
-    ("token efficiency", _plain("token_efficiency", 4)),
-    ("full forwards", _plain("full_forwards", 1)),
-    ("tokens/s", _plain("tokens_per_s", 0)),
-    ("latency p50", _plain("latency_p50", 3)),
-    ("latency p90", _plain("latency_p90", 3)),
-    ("identity %", lambda row: percent(row["identity"])),
-    ("tau", _plain("kendall")),
-    ("rho", _plain("spearman")),
-    ("revokes", _plain("revokes")),
-    ("early exits %", lambda row: percent(row["early_exits"])),
-    ("strict %", lambda row: percent(row["strict"])),
-    ("spread", lambda row: percent(row["template_spread"])),
-)
-
-
-def table(columns: Sequence[Column], rows: Iterable[Row]) -> str:
-    """A Markdown table."""
-    return _grid([name for name, _ in columns], [[show(row) for _, show in columns] for row in rows])
+def table(keys: Sequence[str], rows: Iterable[Row]) -> str:
+    """A Markdown table of some figures, one line per policy."""
+    head = [" ".join(BY_KEY[key].name.split()) for key in keys]
+    return _grid(["policy", *head], [[f"`{row['label']}`", *(shown(row, key) for key in keys)] for row in rows])
 
 
 def _grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -117,10 +48,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
             f"\n## Cache {cache}: all tasks together\n\n{table(QUALITY, everywhere)}\n{table(COST, everywhere)}"
         )
         out.append(f"\n## Cache {cache}: accuracy % @ content TPF by task\n\n{by_task(here, tasks)}")
-        out.append(f"\n## Cache {cache}: curves\n\n{_curves(summary['curves'], cache)}")
-        out.append(
-            f"\n## Cache {cache}: bounds, accuracy % @ content TPF\n\n{_bounds(summary['bounds'], cache, tasks)}"
-        )
+        out.append(f"\n## Cache {cache}: curves\n\n{curves(summary, cache)}")
+        out.append(f"\n## Cache {cache}: bounds, accuracy % @ content TPF\n\n{bounds(summary, cache, [ALL, *tasks])}")
     if summary["information"]:
         out.append(f"\n## Information-theoretic bound of the oracles\n\n{information(summary['information'])}")
     return "".join(out) + f"\n## How to read this\n\n{NOTES}\n"
@@ -131,20 +60,33 @@ def left_out(setting: Mapping[str, Any]) -> list[str]:
     return [f"Left out: `{x['label']}` with cache {x['cache']}, {x['why']}" for x in setting.get("left_out", ())]
 
 
-def about(setting: Mapping[str, Any]) -> str:
-    """One sentence on what was run."""
+def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was run, by name."""
     config = next(iter(setting["config"].values()))
     block = config["block_length"]
-    wordings = "one drawn wording" if setting["templates"] == "mixed" else f"wordings {_list(setting['templates'])}"
-    canvas = "the task's canvas" if setting["canvas"] == "task" else "a canvas near the answer's length"
-    versions = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
-    return (
-        f"Model `{setting['model']}` (weights {setting['model_revision'] or 'not on disk'}) on {setting['device']}, "
-        f"{setting['samples']} {setting['split']} samples per task and seed, seeds {_list(setting['seeds'])}, "
-        f"each in {wordings}; {canvas}, {'one block' if block is None else f'blocks of {block}'}, "
-        f"temperature {config['temperature']:g}, {setting['batch_size']} rows together; {where(setting)}; {versions}; "
-        f"{setting['date']}."
-    )
+    shown = [
+        ("model", str(setting["model"])),
+        ("weights", setting.get("model_revision") or "not on disk"),
+        ("device", " ".join(filter(None, (setting.get("device"), setting.get("dtype"))))),
+        ("machine", where(setting)),
+        ("samples", f"{setting['samples']} per task and seed, {setting['split']} split"),
+        ("seeds", _list(setting["seeds"])),
+        ("wordings", "one drawn per problem" if setting["templates"] == "mixed" else _list(setting["templates"])),
+        ("canvas", "the task's" if setting["canvas"] == "task" else "near the answer's length"),
+        ("blocks", "one" if block is None else f"{block} cells"),
+        ("temperature", f"{config['temperature']:g}"),
+        ("rows together", str(setting["batch_size"])),
+        ("left out", _list(f"{x['label']} with cache {x['cache']}" for x in setting.get("left_out", ()))),
+        *((name, str(number)) for name, number in setting["versions"].items()),
+        ("date", str(setting["date"])),
+    ]
+    return [(name, value) for name, value in shown if value]
+
+
+def about(setting: Mapping[str, Any]) -> str:
+    """The same as one sentence; what was left out has sentences of its own."""
+    said = "; ".join(f"{name} {value}" for name, value in facts(setting) if name != "left out")
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def where(setting: Mapping[str, Any]) -> str:
@@ -172,25 +114,26 @@ def by_task(rows: Sequence[Row], tasks: Sequence[str]) -> str:
     return _grid(["policy", *tasks], [[f"`{x}`", *(_at(by[x, task]) for task in tasks)] for x in labels])
 
 
-def _curves(curves: Sequence[Row], cache: str) -> str:
+def curves(summary: Mapping[str, Any], cache: str, tasks: Iterable[str] | None = None) -> str:
+    """AUP and the best speeds at 0, 1 and 2 points of loss by family, on all or some tasks."""
     body = []
-    for one in curves:
-        if one["cache"] == cache:
+    for one in summary["curves"]:
+        if one["cache"] == cache and (tasks is None or one["task"] in tasks):
             best = [f"{number(b['tpf_content'])} (`{b['label']}`)" for b in one["best"].values()]
             body.append([f"`{one['family']}`", one["task"], number(one["aup"], 1), number(one["y_max"], 1), *best])
     head = ["family", "task", "AUP", "y_max %", *(f"best TPF, {n} points lost" for n in (0, 1, 2))]
     return _grid(head, body) if body else "No policy but static decoding was run.\n"
 
 
-def _bounds(bounds: Sequence[Row], cache: str, tasks: Sequence[str]) -> str:
+def bounds(summary: Mapping[str, Any], cache: str, tasks: Sequence[str]) -> str:
+    """Accuracy @ content TPF of what could be had, by task."""
     lines: dict[str, dict[str, str]] = {}
-    for bound in bounds:
+    for bound in summary["bounds"]:
         if bound["cache"] == cache:
             of = f" of `{bound['family']}`" if bound["family"] else " of all policies"
             name = bound["name"] + (of if bound["name"].startswith("per-sample") else "")
             lines.setdefault(name, {})[bound["task"]] = _at(bound)
-    columns = [ALL, *tasks]
-    return _grid(["bound", *columns], [[name, *(found.get(t, "–") for t in columns)] for name, found in lines.items()])
+    return _grid(["bound", *tasks], [[name, *(found.get(t, "–") for t in tasks)] for name, found in lines.items()])
 
 
 def information(rows: Sequence[Row]) -> str:
