@@ -7,6 +7,7 @@
     python -m scripts.bench_decode --grow docs           # step time and memory against N and B, as plots
     python -m scripts.bench_decode --textbook --bundled --refresh --grow docs --docs docs/performance.md
     python -m scripts.bench_decode --gpu --textbook      # LLaDA-8B's and Dream-7B's shapes on a GPU, with its bars
+    python -m scripts.bench_decode --gpu --smoke         # first light: kernels agree, one shape, one line to paste
     python -m scripts.bench_decode --gpu --dry-run       # the same code on the CPU with shrunken shapes
 
 All figures of a table come from one process on the same weights.  Floors: ``dllm_decode/engine/cost.py`` with the
@@ -30,7 +31,7 @@ from rich.table import Table
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.models.packed import pack_linears
 from scripts.bench import gpu as gpu_bench
-from scripts.bench import gpu_page, gpu_runs
+from scripts.bench import gpu_page, gpu_runs, gpu_smoke
 from scripts.bench.bundled import bundled_rows
 from scripts.bench.grow import NAME as GROWTH_NAME
 from scripts.bench.grow import plot_growth
@@ -157,6 +158,7 @@ def gpu_table(
     pattern: Path | None,
     as_json: bool,
     docs: Path | None,
+    smoke: bool,
 ) -> list[str]:
     """Measure on a GPU, print, write to the page, and return the missed bars."""
     unknown = [name for name in families or [] if name not in gpu_bench.FAMILIES]
@@ -176,11 +178,13 @@ def gpu_table(
         )
     chosen = families or list(gpu_bench.FAMILIES)
     machine = gpu_bench.rates(plan)
+    where = f"{gpu_page.name_of(plan.device)}, {gpu_page.versions()}"
+    if smoke:
+        return gpu_smoke.smoke(plan, machine, where)
     rows = list(gpu_bench.step_rows(plan, machine, chosen, textbook))
     pace = gpu_runs.recorded_pace(pattern, plan.block)
     runs = [gpu_runs.whole_run(plan, machine, name, pace) for name in chosen]
     errors = {name: gpu_runs.relative_error(plan, name) for name in chosen}
-    where = f"{gpu_page.name_of(plan.device)}, {gpu_page.versions()}"
     if as_json:
         record = {"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in runs], "errors": errors}
         print(json.dumps({**record, "machine": asdict(machine), "versions": where}))
@@ -209,6 +213,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     check: Annotated[bool, typer.Option(help="Exit 1 naming each bar that this machine misses.")] = False,
     gpu: Annotated[bool, typer.Option(help="The GPU's table instead: published shapes, random bf16 weights.")] = False,
+    smoke: Annotated[bool, typer.Option(help="With --gpu: kernels, recordings and one shape, in minutes.")] = False,
     dry_run: Annotated[bool, typer.Option(help="With --gpu: shrunken shapes on the CPU.")] = False,
     family: Annotated[list[str] | None, typer.Option(help="With --gpu: llada, dream (default both).")] = None,
     length: Annotated[list[int] | None, typer.Option(help="With --gpu: N (default 512, 1024, 2048).")] = None,
@@ -218,7 +223,8 @@ def main(
     """Measure; see the module's own text."""
     torch.set_num_threads(threads)
     if gpu:
-        sentences = gpu_table(dry_run, textbook, family, length, batch, pattern, as_json, docs)
+        sentences = gpu_table(dry_run, textbook, family, length, batch, pattern, as_json, docs, smoke)
+        check = check or smoke
         for sentence in sentences if check else []:
             print(sentence, file=sys.stderr)
         raise typer.Exit(1 if check and sentences else 0)

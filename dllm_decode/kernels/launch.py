@@ -35,12 +35,13 @@ def tiles_for(case: AttentionCase, count: int, width: int, dtype: torch.dtype, d
     queries = width * (case.heads // case.kv_heads)
     narrow = dtype == torch.float32 or block_h > 64  # shared memory: both halves of the keys and the values
     block_m = min(max(16, triton.next_power_of_2(queries)), 128 if queries > 256 and not narrow else 64)
+    block_n = 32 if narrow else 64
     programs = count * case.kv_heads * math.ceil(queries / block_m)
     spare = processors(device) // programs
-    splits = max(1, min(spare, case.slots // 256, 16))
+    splits = max(1, min(spare, case.slots // (2 * block_n), 16))  # two steps of keys at least in each part
     return Tiles(
         block_m,
-        32 if narrow else 64,
+        block_n,
         1 << (splits.bit_length() - 1),
         8 if block_m >= 64 else 4,
         2 if narrow else 3,

@@ -12,7 +12,7 @@ import copy
 import logging
 import time
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +50,19 @@ class Sent:
 class StepGraphs:
     """The recorded block steps of one model."""
 
-    def __init__(self, model: DenoisingModel, recorder: Recorder, *, needs_kernels: bool = True) -> None:
-        """``needs_kernels``: refuse where Triton's kernels do not run (other backends would copy the cache)."""
+    def __init__(
+        self, model: DenoisingModel, recorder: Recorder, *, needs_kernels: bool = True, sightings: int = 1
+    ) -> None:
+        """Nothing is recorded yet.
+
+        Args:
+            model: the model.
+            recorder: records and replays.
+            needs_kernels: refuse where Triton's kernels do not run (other backends would copy the cache).
+            sightings: record a bucket's step when it comes for the n-th time; what comes once is not worth it.
+        """
+        self.sightings = sightings
+        self._seen: Counter[tuple[object, ...]] = Counter()
         # A proxy: what is remembered of a model must not keep it alive.
         self.model: DenoisingModel = weakref.proxy(model)
         self.recorder, self.needs_kernels = recorder, needs_kernels
@@ -72,6 +83,7 @@ class StepGraphs:
             self.drop()
             self.recordings.clear()
             self._broken.clear()
+            self._seen.clear()
             self._weights = weights
 
     def lend(self, rows: int, slots: int) -> KVCache:
@@ -202,7 +214,7 @@ class StepGraphs:
         if recording is not None:
             self.recordings.move_to_end(key)
             self._fill(recording, bucket, inp, cells, draws)
-        elif key in self._broken:
+        elif key in self._broken or not self._often(key):
             return None
         else:
             try:
@@ -217,6 +229,11 @@ class StepGraphs:
         recording.replay()
         recording.read.copy_(recording.out, non_blocking=True)
         return recording
+
+    def _often(self, key: tuple[object, ...]) -> bool:
+        """Count a step that is not recorded; whether it has come often enough to be."""
+        self._seen[key] += 1
+        return self._seen[key] >= self.sightings
 
     def _record(
         self, bucket: Bucket, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None
@@ -271,7 +288,7 @@ def graphs_of(model: DenoisingModel) -> StepGraphs | None:
     if graphs is None:
         if model.device.type != "cuda":
             return None
-        graphs = _known[model] = StepGraphs(model, CudaRecorder(model.device))
+        graphs = _known[model] = StepGraphs(model, CudaRecorder(model.device), sightings=2)
     graphs.refresh(model.fingerprint())
     return graphs
 

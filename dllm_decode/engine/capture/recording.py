@@ -70,7 +70,13 @@ class Bucket(NamedTuple):
     def of(cls, rows: int, width: int, cells: int) -> Bucket:
         """The smallest bucket that holds a step; narrow windows are padded least, for they are the most frequent."""
         unit = 8 if width <= 64 else 32
-        return cls(_power(rows), -(-width // unit) * unit, max(16, _power(cells)))
+        return cls(_rows(rows), -(-width // unit) * unit, max(16, _power(cells)))
+
+
+def _rows(n: int) -> int:
+    """1, 2, then steps of 4 up to 32 and of 8 above: where a step is bound by compute, every padded row costs one."""
+    step = n if n <= 2 else 4 if n <= 32 else 8
+    return -(-n // step) * step
 
 
 def _power(n: int) -> int:

@@ -263,4 +263,5 @@ def test_splits_fill_a_gpu_and_no_more() -> None:
     assert splits(1, 32, 32, 1024) == 4  # LLaDA-8B alone: 32 programs on 132 processors
     assert splits(1, 28, 4, 2048) == 8  # Dream-7B alone: 4 KV heads, 4 tiles of their 7 x 32 queries
     assert splits(8, 32, 32, 1024) == 1
-    assert splits(1, 32, 32, 300) == 1  # too few keys to be worth a merge
+    assert splits(1, 32, 32, 512) == 4  # 128 programs, and 128 keys for each
+    assert splits(1, 32, 32, 200) == 1  # too few keys to be worth a merge

@@ -298,3 +298,16 @@ def test_a_model_step_without_cells() -> None:
     step = ModelStep(model, ScoreRule(39))
     host = step_input(model)
     assert len(step.run(host, torch.empty(0).long(), [], ()).token) == 0
+
+
+def test_row_buckets_waste_little() -> None:
+    rows = [Bucket.of(n, 32, 16).rows for n in (1, 2, 3, 5, 17, 31, 33, 41)]
+    assert rows == [1, 2, 4, 8, 20, 32, 40, 48]
+
+
+def test_a_step_may_have_to_come_twice_to_be_recorded() -> None:
+    model, recorder = tiny("llada"), Repeater()
+    steps = graphs._known[model] = StepGraphs(model, recorder, needs_kernels=False, sightings=2)
+    got = decode(model, "topk:k=1", "dual", PROMPTS[:1])
+    assert got.sequences == decode(tiny("llada"), "topk:k=1", "dual", PROMPTS[:1]).sequences
+    assert recorder.recorded == 1 and steps.replayed == 14, "the first of fifteen block steps ran eagerly"
