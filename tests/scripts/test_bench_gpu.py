@@ -19,7 +19,7 @@ from dllm_decode.engine.capture.graphs import StepGraphs
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.models import NativeModel
 from scripts import bench_decode
-from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs
+from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs, gpu_smoke
 from scripts.bench.gpu import GpuRow, Plan
 from scripts.bench.gpu_page import BARS, H200
 from scripts.bench.gpu_runs import Paced, RunRow
@@ -184,4 +184,21 @@ def test_parts_of_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
     # q and k of 4 heads of 16, both of 40 slots: what one step must read.
     assert next(r.floor_ms for r in rows if r.what == "llada, attention") == pytest.approx(
         1e3 * 2 * 64 * 4 * 40 / 4.3e12
+    )
+
+
+def test_first_light_runs_dry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "rates", lambda plan: Machine(1e11, 1e10))
+    done = run("--gpu", "--smoke", "--dry-run", "--threads", "1")
+    assert done.exit_code == 0, done.output
+    last = " ".join(done.output.split("\n\n")[-1].split())
+    assert "recorded equal: True" in last and "sdpa float32" in last and "dry run, the figures mean nothing" in last
+
+
+def test_first_light_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "rates", lambda plan: Machine(1e11, 1e10))
+    monkeypatch.setattr(gpu_smoke, "kernel_errors", lambda *_: [("triton", torch.float32, 0.5)])
+    done = run("--gpu", "--smoke", "--dry-run", "--threads", "1")
+    assert (
+        done.exit_code == 1 and "triton in float32: relative error 5.0e-01, at most 0.0001 is allowed" in done.output
     )
