@@ -31,6 +31,7 @@ class GenerationConfig:
         suppress_tokens: ids whose logits are -inf everywhere (LLaDA's ``logits_eos_inf`` with the eos id).
         early_stop: stop a row once its text has ended; the rest of the canvas is filled with that token.
         infill: also decode mask tokens inside the prompts (otherwise refused).
+        infill_ends: when infilling, propose end-of-text tokens also in holes that have given text behind them.
         confidence: probability the confidence is read from: ``"clean"`` softmax of the plain logits (LLaDA),
             ``"filtered"`` after temperature, top-p and top-k (Dream), or ``"auto"`` = as the model's own sampler.
         precision: ``"float32"``, or ``"reference"`` = a materialised float64 softmax, for comparison.
@@ -52,6 +53,7 @@ class GenerationConfig:
     suppress_tokens: tuple[int, ...] = ()
     early_stop: bool = True
     infill: bool = False
+    infill_ends: bool = False
     confidence: Literal["auto", "clean", "filtered"] = "auto"
     precision: Literal["float32", "reference"] = "float32"
     refresh: int | Literal["window"] = 1
@@ -77,7 +79,7 @@ class GenerationConfig:
             self._refuse("top_p", "a number above 0 and at most 1, or None")
         if not (_is_number(self.guidance) and 0 <= self.guidance < math.inf):
             self._refuse("guidance", "a number from 0 up (0 is off)")
-        for name in ("early_stop", "infill"):
+        for name in ("early_stop", "infill", "infill_ends"):
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
         for name, choices in (

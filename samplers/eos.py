@@ -37,7 +37,7 @@ class EosStop(Policy):
     ) -> tuple[Decision, Memory]:
         tokens = torch.where(decision.write, decision.values, view.tokens)
         masked = (tokens == view.mask_id) & view.valid
-        ends = view.is_eos(tokens) & view.valid
+        ends = view.can_end(tokens)
         if self.when == "settled":
             ended = ends & (masked.cumsum(-1) == 0)
         else:

@@ -18,6 +18,8 @@ class StopStrings(Policy):
     Settled text (the cells before the first mask) never changes again, and so neither does where it is cut: the text
     before the string is what a whole run gives.
 
+    When infilling, only the text behind the last given token is read: nothing before it can be cut.
+
     Args:
         strings: any of them ends the text.
         decode: token ids to text, special tokens included.
@@ -49,9 +51,12 @@ class StopStrings(Policy):
         if self.blocks_only:
             settled = torch.minimum(settled, view.start)
         length = view.length if decision.length is None else decision.length
+        first = torch.zeros_like(settled)
+        if view.given is not None:
+            first = (view.given * (view.index + 1)).amax(-1)
         for row in (settled > memory).nonzero()[:, 0].tolist():
             end = int(settled[row])
-            if first_stop(self.decode(tokens[row, :end].tolist()), self.strings) is not None:
+            if first_stop(self.decode(tokens[row, int(first[row]) : end].tolist()), self.strings) is not None:
                 length = length.clone()
                 length[row] = min(end, int(length[row]))
         return replace(decision, length=length), torch.maximum(memory, settled)

@@ -248,12 +248,11 @@ def record(sampler: DiffusionSampler, prompt: Prompt, result: GenerationResult, 
 
 def _text(sampler: DiffusionSampler, result: GenerationResult, row: int) -> str:
     """The answer; when infilling, the whole text, its given part included."""
-    if result.texts is None:
-        return " ".join(map(str, result.sequences[row][: result.content_tokens[row]]))
-    if not sampler.config.infill or sampler.model.tokenizer is None:
+    if result.texts is not None:
         return result.texts[row]
-    whole = [*result.trace[row].prompt, *result.sequences[row][: result.content_tokens[row]]]
-    return sampler.model.tokenizer.decode(whole)
+    infill = sampler.config.infill
+    given = result.trace[row].prompt if infill else []
+    return " ".join(map(str, [*given, *result.sequences[row][: None if infill else result.content_tokens[row]]]))
 
 
 def _print(out: Console, text: str, title: str) -> None:

@@ -25,7 +25,7 @@ class Rows:
         owed: bool ``[B]``, the block's first cell was still masked after its opening forward.
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
         step, block_step, block_index: forwards in all, forwards in this block, index of the block.
-        live: bool ``[B]``.
+        live: bool ``[B]``. ``holes``: bool ``[B]``, some cell behind the first was given (infilling).
         full_forwards, rows_forwarded, tokens_forwarded: long ``[B]``, costs so far.
     """
 
@@ -43,6 +43,7 @@ class Rows:
     block_step: Tensor
     block_index: Tensor
     live: Tensor
+    holes: Tensor
     full_forwards: Tensor
     rows_forwarded: Tensor
     tokens_forwarded: Tensor
@@ -56,6 +57,8 @@ class Rows:
         wide = max(map(len, canvases))
         slots = torch.tensor([c + [pad_id] * (wide - len(c)) for c in canvases], device=device)
         budget = torch.tensor(lengths, device=device)
+
+        holes = [any(token != mask_id for token in c[o:]) for c, o in zip(canvases, offsets, strict=True)]
 
         def zeros() -> Tensor:
             return torch.zeros_like(budget)
@@ -75,6 +78,7 @@ class Rows:
             zeros(),
             zeros() - 1,
             torch.ones_like(budget, dtype=torch.bool),
+            torch.tensor(holes, device=device),
             zeros(),
             zeros(),
             zeros(),
@@ -97,8 +101,11 @@ class Rows:
 
     def cells(self, width: int) -> Tensor:
         """Long ``[B, G]``: the tokens in generation coordinates; junk past a row's budget."""
-        index = self.offset[:, None] + torch.arange(width, device=self.slots.device)
-        return self.slots.gather(1, index.clamp(max=self.slots.shape[1] - 1))
+        return self._in_cells(self.slots, width)
+
+    def _in_cells(self, slots: Tensor, width: int) -> Tensor:
+        index = self.offset[:, None] + torch.arange(width, device=slots.device)
+        return slots.gather(1, index.clamp(max=slots.shape[1] - 1))
 
     def write(self, where: Tensor, values: Tensor) -> None:
         """Write ``values`` (long ``[B, G]``) at ``where`` (bool ``[B, G]``)."""
@@ -126,6 +133,7 @@ class Rows:
             mask_id=mask_id,
             eos_ids=eos_ids,
             generators=generators,
+            given=self._in_cells(self.given, width) & valid if bool(self.holes.any()) else None,
         )
 
     def advance(self, masked: Tensor, done: Tensor, block_length: int | None) -> None:

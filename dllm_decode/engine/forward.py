@@ -47,6 +47,7 @@ class Forwarder:
         self.rule = ScoreRule(
             mask_id=model.mask_id,
             suppress=config.suppress_tokens,
+            ends=() if config.infill_ends else model.eos_ids,
             temperature=config.temperature,
             top_p=config.top_p,
             top_k=config.top_k,
@@ -170,7 +171,8 @@ class Forwarder:
             draws = Draws.cat(drawn)
         held = None if shadow is None else torch.cat([view.tokens[mark] for mark in marks])
         whose = layout.owner
-        scores = self._forward(layout, group, ids, cells, marks, whose, view.generators, draws, alone, held)
+        barred = self._barred(view, marks)
+        scores = self._forward(layout, group, ids, cells, marks, whose, view.generators, draws, alone, held, barred)
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
@@ -214,9 +216,10 @@ class Forwarder:
             cells = flat_cells(scored, columns, layout)
         generators = tuple(view.generators[i] for i in owner.tolist())
         draws = self._draws(scored, group, owner, name, generators) if self.step.counted else None
-        scores = self._forward(layout, group, ids, cells, [scored], owner, generators, draws)
         everything = torch.zeros_like(imagined.masked)
         everything[flat] = scored
+        barred = self._barred(imagined, [everything])
+        scores = self._forward(layout, group, ids, cells, [scored], owner, generators, draws, barred=barred)
         said = self._spread(scores, slice(0, len(cells)), everything, imagined)
         return replace(said, branches=branches, canvases=canvases)
 
@@ -232,6 +235,7 @@ class Forwarder:
         draws: Draws | None,
         alone: bool = False,
         held: Tensor | None = None,
+        barred: Tensor | None = None,
     ) -> Scores:
         """Call the model and score the cells at ``marks`` (bool ``[M, G]`` each, of rows ``whose``); counts the cost.
 
@@ -251,7 +255,7 @@ class Forwarder:
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
         inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint)
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
-        scores = self.step.run(inp, cells, sizes, generators, draws, alone, held)
+        scores = self.step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):
             raise self._not_finite(scores, marks, group.step, ids, whose)
         self.calls += 1
@@ -259,6 +263,11 @@ class Forwarder:
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
         group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
         return scores
+
+    def _barred(self, view: View, marks: list[Tensor]) -> Tensor | None:
+        """Bool ``[M]``: the cells at ``marks`` with given text behind them, where no end token may be proposed."""
+        behind = view.text_behind if self.rule.ends else None
+        return None if behind is None else torch.cat([behind[mark] for mark in marks])
 
     def _not_finite(
         self, scores: Scores, marks: list[Tensor], step: Tensor, ids: Tensor, whose: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllm_decode.engine.trace import Trace
@@ -11,12 +12,12 @@ from dllm_decode.engine.trace import Trace
 class GenerationResult:
     """The outcome of one ``generate`` call; lists run over the prompts.
 
-    Three token counts are never mixed: *content* = before the first end-of-text token; *until EOS* = content plus
-    that token; *canvas* = everything that was decoded or filled.
+    Three token counts are never mixed: *content* = before the end-of-text token that ends the row; *until EOS* =
+    content plus that token; *canvas* = everything that was decoded or filled. Given tokens are in none of them.
 
     Attributes:
         sequences: generated ids, without the prompt; the whole row, end-of-text tail included.
-        texts: decoded content, or ``None`` without a tokenizer.
+        texts: decoded content (when infilling, the whole text with its given part), or ``None`` without a tokenizer.
         nfe: forwards in which the row took part. ``full_forwards``: those over the whole row.
         rows_forwarded: rows those forwards held for it (drafts and guidance count). ``tokens_forwarded``: their
             query tokens.
@@ -52,3 +53,27 @@ class GenerationResult:
     def tokens_per_forward(self) -> list[float]:
         """Content tokens per forward (content TPF), per row."""
         return [tokens / max(1, n) for tokens, n in zip(self.content_tokens, self.nfe, strict=True)]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where the text of a finished row ends, and what of it was decoded.
+
+    Attributes:
+        cells: cells before the end-of-text token that ends it. ``content``, ``until_eos``, ``canvas``: as in
+            :class:`GenerationResult`.
+    """
+
+    cells: int
+    content: int
+    until_eos: int
+    canvas: int
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], given: Sequence[bool], eos_ids: Sequence[int]) -> Ending:
+        """Read a row's cells; an end-of-text token that was given, or has given text behind it, does not end it."""
+        text = (i for i in reversed(range(len(tokens))) if given[i] and tokens[i] not in eos_ids)
+        ends = (i for i in range(next(text, -1) + 1, len(tokens)) if tokens[i] in eos_ids and not given[i])
+        cells = next(ends, len(tokens))
+        content = cells - sum(given[:cells])
+        return cls(cells, content, content + (cells < len(tokens)), len(tokens) - sum(given))

@@ -17,7 +17,7 @@ from dllm_decode.engine.forward import CACHES, Forwarder, can_shadow
 from dllm_decode.engine.loop import Run
 from dllm_decode.engine.policy_file import policy_string
 from dllm_decode.engine.randomness import Place, places_of, row_generator
-from dllm_decode.engine.result import GenerationResult
+from dllm_decode.engine.result import Ending, GenerationResult
 from dllm_decode.engine.step import canvas_device
 from dllm_decode.engine.streaming import StreamRelay
 from dllm_decode.engine.trace import Trace
@@ -250,14 +250,21 @@ class DiffusionSampler:
         return tokenizer.encode_prompt(prompt, tokenizer.chat_template is not None if chat is None else chat)
 
     def _result(self, run: Run, seconds: float) -> GenerationResult:
-        rows, eos = run.rows, set(self.model.eos_ids)
+        rows, infill = run.rows, run.config.infill
         tokens = rows.cells(run.width).tolist()
         sequences = [row[:n] for row, n in zip(tokens, rows.length.tolist(), strict=True)]
-        content = [next((i for i, t in enumerate(s) if t in eos), len(s)) for s in sequences]
+        ends = [
+            Ending.of(
+                sequence, [token != trace.mask_id for token in trace.canvas[: len(sequence)]], self.model.eos_ids
+            )
+            for sequence, trace in zip(sequences, run.traces, strict=True)
+        ]
         tokenizer = self.model.tokenizer
         texts = None
         if tokenizer is not None:
-            texts = [tokenizer.decode(s[:n]) for s, n in zip(sequences, content, strict=True)]
+            heads = [trace.prompt if infill else [] for trace in run.traces]
+            rows_read = zip(heads, sequences, ends, strict=True)
+            texts = [tokenizer.decode([*head, *s[: end.cells]]) for head, s, end in rows_read]
         return GenerationResult(
             sequences=sequences,
             texts=texts,
@@ -265,9 +272,9 @@ class DiffusionSampler:
             full_forwards=rows.full_forwards.tolist(),
             rows_forwarded=rows.rows_forwarded.tolist(),
             tokens_forwarded=rows.tokens_forwarded.tolist(),
-            content_tokens=content,
-            until_eos_tokens=[min(n + 1, len(s)) for s, n in zip(sequences, content, strict=True)],
-            canvas_tokens=[len(s) for s in sequences],
+            content_tokens=[end.content for end in ends],
+            until_eos_tokens=[end.until_eos for end in ends],
+            canvas_tokens=[end.canvas for end in ends],
             trace=run.traces,
             calls=run.forwarder.calls,
             seconds=seconds,

@@ -37,6 +37,7 @@ def score(
     draws: Draws | None = None,
     noise: Tensor | None = None,
     held: Tensor | None = None,
+    barred: Tensor | None = None,
     fused: bool | None = None,
 ) -> Scores:
     """Score cells.
@@ -48,11 +49,15 @@ def score(
         draws: keys of counter-based noise, for the fused kernel.
         noise: fp32 ``[M, V]``, Gumbel noise to use instead of the generator's.
         held: long ``[M]``, tokens whose probabilities are wanted too.
+        barred: bool ``[M]``, cells where the rule's ``ends`` have logits of -inf too.
         fused: one pass by the fused kernel; ``None`` = on a GPU, when it can follow the rule and has its keys.
     """
     if fused is None:
         ready = one_pass(rule) is None and (rule.temperature == 0 or draws is not None)
         fused = ready and noise is None and kernels.worthwhile(logits.device, logits.dtype)
+    if barred is not None:
+        for end in rule.ends:
+            logits[:, end].masked_fill_(barred, -torch.inf)
     if fused:
         return _one_pass(logits, rule, draws, held)
     logits = logits.double() if rule.float64 else logits.float()

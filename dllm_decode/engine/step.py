@@ -65,6 +65,7 @@ class ModelStep:
         draws: Draws | None = None,
         alone: bool = False,
         held: Tensor | None = None,
+        barred: Tensor | None = None,
     ) -> Scores:
         """Forward and score.
 
@@ -76,6 +77,7 @@ class ModelStep:
             draws: keys of each cell's noise, when ``counted``.
             alone: no other rows will join these in the next step, so that it may be begun ahead.
             held: long ``[M]``, a token per cell whose probability is wanted, or ``None``.
+            barred: bool ``[M]``, cells where no end token may be proposed, or ``None``.
 
         Returns:
             Scores of the cells, on the canvases' device.
@@ -83,11 +85,11 @@ class ModelStep:
         home, began, spent = inp.tokens.device, time.perf_counter(), self.seconds
         apart = home.type != self.model.device.type
         scores = None
-        if self.graphs is not None and home.type == "cpu" and held is None:
+        if self.graphs is not None and home.type == "cpu" and held is None and barred is None:
             look = self.look if alone else None
             scores = self.graphs.run(inp, cells, self.rule, draws, guided=self.guidance > 0, look=look)
         if scores is None:
-            scores = self._eager(inp, cells, sizes, generators, draws, apart, held)
+            scores = self._eager(inp, cells, sizes, generators, draws, apart, held, barred)
         if apart:  # launches return at once; the download has waited for them
             scores = scores.to(home)
             self.seconds = spent + time.perf_counter() - began
@@ -112,11 +114,13 @@ class ModelStep:
         draws: Draws | None,
         apart: bool,
         held: Tensor | None,
+        barred: Tensor | None,
     ) -> Scores:
         if apart:
             inp, cells = upload(inp, self.model.device), cells.to(self.model.device)
             draws = None if draws is None else draws.to(self.model.device)
             held = None if held is None else held.to(self.model.device)
+            barred = None if barred is None else barred.to(self.model.device)
         hidden = self._timed(self.model.hidden, inp, cells)
         count = len(hidden) // (2 if self.guidance else 1)
         by_row = self.rule.temperature > 0 and draws is None
@@ -128,8 +132,9 @@ class ModelStep:
                 logits = blank + (self.guidance + 1) * (logits - blank)
             source = generators[row % len(generators)] if row >= 0 else None
             part = slice(low, high)
-            wanted = None if held is None else held[part]
-            pieces.append(score(logits, self.rule, source, draws=None if draws is None else draws[part], held=wanted))
+            keys = None if draws is None else draws[part]
+            wanted, shut = (None if x is None else x[part] for x in (held, barred))
+            pieces.append(score(logits, self.rule, source, draws=keys, held=wanted, barred=shut))
         if not pieces:
             empty = hidden.new_zeros(0, dtype=torch.float32)
             wide = hidden.new_zeros(0, self.model.vocab_size, dtype=torch.float32)

@@ -15,7 +15,7 @@ class ScoreRule:
 
     Attributes:
         mask_id: never proposed, but part of the softmax (as in the references).
-        suppress: ids whose logits are -inf.
+        suppress: ids whose logits are -inf. ``ends``: those whose are in cells where the text cannot end.
         temperature, top_p, top_k: sampling; see :class:`~dllm_decode.config.GenerationConfig`.
         filtered: read the confidence after temperature, top-p and top-k (Dream) instead of before (LLaDA).
         needs: extra quantities, see :class:`samplers.contract.data.Policy`.
@@ -24,6 +24,7 @@ class ScoreRule:
 
     mask_id: int
     suppress: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None

@@ -66,6 +66,7 @@ class View:
         length: long ``[B]``; the row's current length (a part may cut it). ``budget``: its length at the beginning.
         step, block_step, block_index: long ``[B]``; forwards this row has had in all and in this block, blocks begun.
         mask_id, eos_ids: special ids.
+        given: bool ``[B, G]`` when infilling, else ``None``: cells that were never masked; no part changes them.
         generators: one random generator per row, seeded by (seed, prompt, sample): randomness never crosses rows.
     """
 
@@ -82,6 +83,21 @@ class View:
     mask_id: int
     eos_ids: tuple[int, ...]
     generators: tuple[torch.Generator, ...]
+    given: Tensor | None = None
+
+    @property
+    def text_behind(self) -> Tensor | None:
+        """Bool ``[B, G]``: cells with given text behind them: the text cannot end there; ``None`` = no cell."""
+        if self.given is None:
+            return None
+        text = self.given & ~self.is_eos(self.tokens)
+        return text.flip(-1).cumsum(-1).flip(-1) - text.long() > 0
+
+    def can_end(self, tokens: Tensor) -> Tensor:
+        """Bool ``[B, G]``: cells where ``tokens`` end the row's text: not given, and without given text behind."""
+        ends = self.is_eos(tokens) & self.valid
+        behind = self.text_behind
+        return ends if self.given is None or behind is None else ends & ~(self.given | behind)
 
     @property
     def index(self) -> Tensor:
@@ -162,6 +178,7 @@ class View:
             mask_id=self.mask_id,
             eos_ids=self.eos_ids,
             generators=tuple(g for g in self.generators for _ in range(branches)),
+            given=None if self.given is None else self.given.repeat_interleave(branches, 0),
         )
 
 

@@ -12,7 +12,15 @@ from samplers.contract.policy import Policy
 
 
 def settle(view: View, decision: Decision) -> Decision:
-    """Apply a decision's cut and stop: nothing is written past a row's new length, or taken back where it ends."""
+    """Apply a decision's cut and stop: nothing is written past a row's new length, or taken back where it ends.
+
+    Given cells are neither written nor cut off.
+    """
+    if view.given is not None:
+        length = decision.length
+        if length is not None:
+            length = length.maximum((view.given * (view.index + 1)).amax(-1))
+        decision = replace(decision, write=decision.write & ~view.given, length=length)
     if decision.stop is not None:
         revoked = decision.write & ~view.masked & (decision.values == view.mask_id)
         decision = replace(decision, write=decision.write & ~(revoked & decision.stop[:, None]))
