@@ -9,7 +9,7 @@ from samplers.adablock import AdaBlock, volatility_band
 from samplers.ccd import CCD, CCDDS
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import map_rows, merge_rows
-from samplers.contract.policy import Composition, Policy
+from samplers.contract.policy import Composition, Policy, Scope
 from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.egp import EGP
@@ -60,6 +60,7 @@ __all__ = [
     "Prophet",
     "Query",
     "SchED",
+    "Scope",
     "Setting",
     "Threshold",
     "TokenTable",

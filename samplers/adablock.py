@@ -33,7 +33,6 @@ class AdaBlock(Policy):
     delimiter_threshold: float = 0.3
     default_length: int | None = None
     window: float = 0.25
-    opening_scope = "rest"
 
     def __post_init__(self) -> None:
         if isinstance(self.delimiters, (int, str)):

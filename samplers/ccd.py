@@ -108,7 +108,7 @@ class CCD(Policy):
             raise PolicyError(f"expand_ratio is {self.expand_ratio}; give a number from 0 up (the code uses 4).")
 
     def bind(self, setting: Setting) -> CCD:  # noqa: D102
-        dream = setting.shift == 1
+        dream = setting.family == "dream"
         return replace(
             self,
             history=self.history or (3 if dream else 2),

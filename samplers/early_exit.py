@@ -86,7 +86,7 @@ class MarginExit(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "rest" if self.region == "masked" else "all"
+        return Scope.REST if self.region == "masked" else Scope.ALL
 
     def begin(self, view: View) -> Memory:  # noqa: D102
         zeros = torch.zeros_like(view.start)

@@ -33,14 +33,13 @@ class EGP(Policy):
     """
 
     reference: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
-    idles = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reference", tuple(tuple(row) for row in self.reference))
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "block"
+        return Scope.BLOCK
 
     def bind(self, setting: Setting) -> EGP:  # noqa: D102
         if not self.reference:
@@ -73,4 +72,5 @@ class EGP(Policy):
         stuck = same.all(-1) & (view.block_step > 0)
         right = prediction.open & (prediction.token == memory.reference)
         write = torch.where(stuck[:, None], prediction.open, right)
-        return Decision(write, memory.reference, accepted=right), Replay(memory.reference, prediction.token)
+        decision = Decision(write, memory.reference, accepted=right, hold=~write.any(-1))
+        return decision, Replay(memory.reference, prediction.token)

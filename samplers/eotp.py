@@ -32,14 +32,11 @@ class EoTP(Policy):
         reach: which masks rule 2 looks at: the ``"block"``'s, or all of the ``"rest"``; ``"auto"`` = as the reference,
             rest without a cache and block with one. Under the dual cache only the block can be read.
         ids: end-of-text tokens; default the model's.
-        keep_cut_cache: with the dual cache, keep attending to the cut cells' keys until the next block opens, as the
-            reference does by oversight. By default they go with the cells.
     """
 
     guess: bool = True
     reach: Literal["auto", "block", "rest"] = "auto"
     ids: tuple[int, ...] = ()
-    keep_cut_cache: bool = False
 
     def __post_init__(self) -> None:
         if self.reach not in ("auto", "block", "rest"):
@@ -47,11 +44,7 @@ class EoTP(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "rest" if self.guess and self.reach == "rest" else "open"
-
-    @property
-    def keeps_cut_cache(self) -> bool:  # noqa: D102
-        return self.keep_cut_cache
+        return Scope.REST if self.guess and self.reach == "rest" else Scope.OPEN
 
     def bind(self, setting: Setting) -> EoTP:  # noqa: D102
         ids = self.ids or setting.eos_ids
@@ -61,8 +54,6 @@ class EoTP(Policy):
             raise PolicyError("EoTP would cut away given tokens when infilling; drop EoTP or infill=True.")
         if self.reach == "rest" and setting.cache == "dual":
             raise PolicyError("EoTP cannot read the rest of the row under the dual cache; use reach=block.")
-        if self.keep_cut_cache and setting.cache != "dual":
-            raise PolicyError(f"keep_cut_cache only matters with cache='dual', not {setting.cache!r}; leave it out.")
         reach = self.reach if self.reach != "auto" else "rest" if setting.cache == "none" else "block"
         return replace(self, ids=ids, reach=reach)
 

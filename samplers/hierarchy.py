@@ -40,7 +40,7 @@ class Hierarchy(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "open" if self.remask is None else "block"
+        return Scope.OPEN if self.remask is None else Scope.BLOCK
 
     @property
     def revises(self) -> bool:  # noqa: D102

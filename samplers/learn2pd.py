@@ -34,7 +34,7 @@ class Learn2PD(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "block"
+        return Scope.BLOCK
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102

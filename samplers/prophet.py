@@ -51,7 +51,7 @@ class Prophet(MarginExit):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return super().scope if self.answer_start is None else "all"
+        return super().scope if self.answer_start is None else Scope.ALL
 
     def answer(self, view: View) -> Tensor:  # noqa: D102
         if self.answer_start is None:

@@ -65,10 +65,6 @@ class TopK(Policy):
         return frozenset({self.score} & {"margin", "entropy"})
 
     @property
-    def idles(self) -> bool:  # noqa: D102
-        return self.spend or self.schedule == "time"
-
-    @property
     def forecast(self) -> Forecast | None:  # noqa: D102
         return ("top", self.k) if self.steps is None and self.score == "confidence" else None
 
@@ -87,8 +83,11 @@ class TopK(Policy):
             write = prediction.open & (view.uniform() < share[:, None])
         else:
             write = rank(score, prediction.open) < self.quota(view.block_step, left, at_opening)[:, None]
-        hold = view.block_step + 1 < self.steps if self.spend else None
-        return Decision(write & prediction.open, prediction.token, order=-score, hold=hold), at_opening
+        write &= prediction.open
+        hold = ~write.any(-1)  # the time schedule lets forwards pass
+        if self.spend:
+            hold |= view.block_step + 1 < self.steps
+        return Decision(write, prediction.token, order=-score, hold=hold), at_opening
 
     def ranking(self, view: View, prediction: Prediction) -> Tensor:
         """Fp32 ``[B, G]``: the chosen score, larger is surer."""

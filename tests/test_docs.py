@@ -7,7 +7,6 @@ import sys
 import types
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -71,9 +70,9 @@ def test_the_documented_declarations_exist():
     roles = re.findall(r"^\| `(\w+)\(", text, flags=re.M)
     assert sorted(roles) == sorted(ROLES)
     declared = text[text.index("Declarations beside the roles") :].partition("`bind(setting)`")[0]
-    for name in ("needs", "scope", "opening_scope", "revises", "idles", "primes", "forecast"):
+    for name in ("needs", "scope", "revises", "forecast"):
         assert f"`{name}`" in declared and hasattr(Policy, name)
     for need in ("entropy", "margin", "logit_margin", "logits", "probs"):
         assert f"`{need}`" in declared and need in {f.name for f in fields(Prediction)}
-    for scope in get_args(Scope):
-        assert f"`{scope}`" in declared
+    for scope in Scope.__members__.values():
+        assert f"`Scope.{scope.name}`" in declared

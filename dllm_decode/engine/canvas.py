@@ -19,8 +19,7 @@ class Rows:
 
     Attributes:
         slots: long ``[B, N]``. ``offset``: long ``[B]``, slot of cell 0. ``budget``: cells at the beginning.
-        length: long ``[B]``, the row's cells now. ``start``, ``end``: its block. ``visible``: cells whose cached keys
-            are attended; equal to ``length`` unless a part keeps what it has cut.
+        length: long ``[B]``, the row's cells now. ``start``, ``end``: its block.
         given: bool ``[B, N]``, the slots that held no mask at the beginning (the prompt; more when infilling).
         owed: bool ``[B]``, the block's first cell was still masked after its opening forward.
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
@@ -37,7 +36,6 @@ class Rows:
     length: Tensor
     start: Tensor
     end: Tensor
-    visible: Tensor
     opened: Tensor
     step: Tensor
     block_step: Tensor
@@ -72,7 +70,6 @@ class Rows:
             budget.clone(),
             zeros(),
             zeros(),
-            budget.clone(),
             zeros(),
             zeros(),
             zeros(),

@@ -22,7 +22,8 @@ from dllm_decode.errors import DllmError, NotFiniteError
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
-from samplers import Policy, Prediction, Query, View
+from samplers import Composition, Prediction, Query, View
+from samplers.contract import Scope
 
 CACHES = ("none", "prefix", "dual")
 
@@ -36,7 +37,7 @@ class Forwarder:
     """Sends rows through a model and returns predictions in generation coordinates."""
 
     def __init__(
-        self, model: DenoisingModel, policy: Policy, config: GenerationConfig, cache: str, rows: int, slots: int
+        self, model: DenoisingModel, policy: Composition, config: GenerationConfig, cache: str, rows: int, slots: int
     ) -> None:
         self.model, self.policy, self.config, self.cache_kind = model, policy, config, cache
         self.guided = config.guidance > 0
@@ -123,11 +124,7 @@ class Forwarder:
             # after the opening. Fixed for the block, or what a forward sees would depend on when that cell was
             # committed, and a draft of it would not be predicted as the canvas that it becomes.
             # A part that reads the whole block reads that cell's score even when it is committed.
-            owed = (
-                group.owed
-                | view.masked.gather(1, group.start[:, None])[:, 0]
-                | (self.policy.scope not in ("open", "rest"))
-            )
+            owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0] | (Scope.BLOCK in self.policy.scope)
             start = start - (owed & (start > 0)).long()
         opening, reach = group.block_step == 0, self.config.refresh_window
         stale = torch.minimum(group.offset + group.opened, start - reach)
@@ -138,13 +135,13 @@ class Forwarder:
     def _scope(self, view: View, opening: Tensor) -> Tensor:
         """Bool ``[R, G]``: cells whose logits the policy wants from this forward."""
 
-        def cells(scope: str) -> Tensor:
-            if scope == "all":
+        def cells(scope: Scope) -> Tensor:
+            if Scope.ALL in scope:
                 return view.valid.clone()
-            inside = view.open | view.masked if "rest" in scope else view.open
-            return inside | view.in_block if "block" in scope else inside
+            inside = view.masked.clone() if Scope.REST in scope else view.open
+            return inside | view.in_block if Scope.BLOCK in scope else inside
 
-        scope, at_opening = self.policy.scope, self.policy.opening_scope or self.policy.scope
+        scope, at_opening = self.policy.scope, self.policy.opening_scope
         inside = cells(scope)
         return inside if scope == at_opening else torch.where(opening[:, None], cells(at_opening), inside)
 
@@ -203,7 +200,7 @@ class Forwarder:
         row = torch.arange(len(owner), device=owner.device)[:, None].expand_as(cell)
         slots[row[inside], cell[inside]] = canvases[owner, name][inside]
         scored = wanted[owner]
-        if self.policy.scope in ("open", "rest"):  # the others also read committed cells
+        if Scope.BLOCK not in self.policy.scope:  # the others also read committed cells
             scored = scored & imagined.masked[flat]
         plain = lay_out(slots, first[owner], last[owner], None, group.offset[owner], self.model.mask_id)
         columns = (cell - self.model.shift).clamp(min=0) - plain.positions[:, :1]
@@ -244,7 +241,7 @@ class Forwarder:
         """
         owner = layout.owner
         tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
-        lengths = (group.offset + group.visible)[owner] if self.cache is not None else queries
+        lengths = (group.offset + group.length)[owner] if self.cache is not None else queries
         rows = ids[owner] if self.cache is not None else None
         if self.guided:
             blind = torch.where(group.given[owner].gather(1, positions), self.model.mask_id, tokens)

@@ -18,7 +18,7 @@ from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import Forwarder
 from dllm_decode.engine.trace import Trace, TraceStep
 from dllm_decode.interface.model import DenoisingModel
-from samplers import Decision, Prediction, View, map_rows, merge_rows, settle, validate
+from samplers import Decision, PolicyError, Prediction, View, map_rows, merge_rows, settle, validate
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Composition
 
@@ -63,8 +63,7 @@ class Run:
         """Ids of the live rows, one group per kind of forward they need next."""
         live = self.rows.live.nonzero()[:, 0]
         opening = self.rows.block_step[live] == 0
-        plain_only = "query" in self.policy.roles and not self.policy.queries_opening
-        if self.forwarder.cache is None and not plain_only:
+        if self.forwarder.cache is None and not {"query", "block_length"} <= set(self.policy.roles):
             return [live]  # without a cache every forward is the full row
         full = self.forwarder.is_full(self.rows)[live]
         return [ids for ids in (live[full], live[opening & ~full], live[~opening]) if len(ids)]
@@ -80,10 +79,9 @@ class Run:
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
         view = self._view(group, names)
         opening = group.block_step == 0
-        group.visible = torch.where(opening, group.length, group.visible)
-        query = None
-        if policy.queries_opening or not bool(opening.any()):
-            query = policy.query(view, memory)
+        query = policy.query(view, memory)
+        if query is not None and query.canvases is not None:
+            self._refuse_drafts(opening)
         spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
         prediction, _ = self.forwarder.predict(group, ids, view, query, opening, alone)
         group.step = group.step + 1
@@ -125,6 +123,17 @@ class Run:
         if self.events:
             yield from self._events(names, group, after, opening, where)
 
+    def _refuse_drafts(self, opening: Tensor) -> None:
+        """Canvases cannot stand for the forward that fills a cache, or on which a block is measured."""
+        measured = bool(self.policy.playing("block_length"))
+        if (measured or self.forwarder.cache is not None) and bool(opening.any()):
+            name = type(self.policy.parts[self.policy.playing("query")[0]]).__name__
+            why = "blocks are measured on it" if measured else "it fills the cache"
+            raise PolicyError(
+                f"{name} sends canvases in place of a block's opening forward, but {why}; "
+                "answer None where view.block_step is 0."
+            )
+
     @staticmethod
     def _open(prediction: Prediction, view: View) -> Tensor:
         """Cells the policy may commit, now that the block's end is known."""
@@ -137,8 +146,6 @@ class Run:
         if decision.length is not None:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)
-            if not self.policy.keeps_cut_cache:
-                group.visible = torch.minimum(group.visible, decision.length)
 
     def _record(
         self,

@@ -25,6 +25,7 @@ from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.text import token_ids
 from samplers import Composition, EosStop, Policy, Prediction, Setting, View, parse_policy, spell
+from samplers.contract import Scope
 from samplers.registry import suggest
 
 #: A prompt: text, chat messages, or token ids.
@@ -82,9 +83,8 @@ class DiffusionSampler:
     def _bound(self, config: GenerationConfig) -> Composition:
         tokenizer = self.model.tokenizer
         policy = self.policy
-        has_stop = any(isinstance(part, EosStop) for part in policy.parts)
-        if config.early_stop and self.model.eos_ids and not has_stop:
-            policy = Composition.of(policy, EosStop())
+        if config.early_stop and self.model.eos_ids:
+            policy = policy.beside(EosStop())
         setting = Setting(
             mask_id=self.model.mask_id,
             eos_ids=self.model.eos_ids,
@@ -98,9 +98,10 @@ class DiffusionSampler:
             token_ids=None if tokenizer is None else tokenizer.encode,
             delimiter_ids=_delimiter_ids(self.model),
             shadows=can_shadow(self.model),
+            family=self.model.family,
         )
         bound = policy.bind(setting)
-        if "rest" in bound.opening_scope and self.cache != "none" and config.refresh != 1:
+        if Scope.REST in bound.opening_scope and self.cache != "none" and config.refresh != 1:
             raise DllmError(
                 f"{spell(self.policy)} reads the whole row on every opening forward, which refresh={config.refresh!r} "
                 "shortens; use refresh=1."

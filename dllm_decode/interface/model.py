@@ -26,6 +26,7 @@ class DenoisingModel(ABC):
         device, dtype: of the computation.
         tokenizer: text in and out, or None.
         name: for people.
+        family: "llada" or "dream": whose published defaults apply; "" = nobody's.
         max_length: longest row the model was made for, or None.
         confidence: what the family's own sampler reads confidences from: "clean" = the softmax of the plain logits
             (LLaDA), "filtered" = after temperature, top-p and top-k (Dream).
@@ -46,6 +47,7 @@ class DenoisingModel(ABC):
     dtype: torch.dtype
     tokenizer: TextCodec | None
     name: str
+    family: str = ""
     max_length: int | None
     confidence: str = "clean"
     delimiter_ids: tuple[int, ...] = ()

@@ -24,6 +24,7 @@ class BidirectionalLM(PreTrainedModel):
         qkv_bias: whether q, k, v have biases.
         shift: 1 when the output at slot i predicts slot i + 1, else 0.
         seeded: see `DenoisingModel`.
+        family: "llada" or "dream", see `DenoisingModel`.
         confidence: "clean" or "filtered", see `DenoisingModel`.
         delimiter_ids: see `DenoisingModel`.
     """
@@ -33,6 +34,7 @@ class BidirectionalLM(PreTrainedModel):
     qkv_bias: ClassVar[bool] = False
     shift: ClassVar[int] = 0
     seeded: ClassVar[bool] = False
+    family: ClassVar[str] = ""
     confidence: ClassVar[str] = "clean"
     delimiter_ids: ClassVar[tuple[int, ...]] = ()
 

@@ -67,5 +67,6 @@ class Dream(BidirectionalLM):
     names = QWEN_NAMES
     qkv_bias = True
     shift = 1
+    family = "dream"
     confidence = "filtered"
     delimiter_ids: ClassVar[tuple[int, ...]] = DREAM_DELIMITERS

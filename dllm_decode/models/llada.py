@@ -88,6 +88,7 @@ class LLaDA(BidirectionalLM):
     """LLaDA with its checkpoint's parameter names."""
 
     config_class = LLaDAConfig
+    family = "llada"
     model_parts = (
         "model.transformer.wte",
         "model.transformer.blocks",

@@ -57,6 +57,7 @@ class NativeModel(DenoisingModel):
         self.shift, self.seeded = module.shift, module.seeded
         self.attention_block = own if attention_block is None else attention_block
         self.confidence = module.confidence
+        self.family = module.family
         self.delimiter_ids = module.delimiter_ids
         self.vocab_size = module.config.embedding_rows
         self.max_length = module.config.max_position_embeddings

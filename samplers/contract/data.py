@@ -38,6 +38,8 @@ class Setting:
         token_ids: text -> token ids, or ``None`` without a tokenizer.
         delimiter_ids: ids of the tokens that end a line in this tokenizer (AdaBlock's default delimiters).
         shadows: whether model and cache can forward shadow cells.
+        family: ``"llada"``, ``"dream"``, or ``""`` for any other model: whose published defaults apply.
+        measures: name of the part beside this one that sets each block's length on a plain opening forward, if any.
     """
 
     mask_id: int
@@ -52,6 +54,8 @@ class Setting:
     token_ids: Callable[[str], list[int]] | None = None
     delimiter_ids: tuple[int, ...] = ()
     shadows: bool = True
+    family: str = ""
+    measures: str | None = None
 
 
 @dataclass(frozen=True)
@@ -296,8 +300,8 @@ class Decision:
         order: ``[B, G]`` or ``None``: the order in which the cells were decided, smaller first (for the trace;
             default: falling confidence, then position).
         confidence: fp32 ``[B, G]`` or ``None``: what the trace records; default the prediction's.
-        hold: bool ``[B]`` or ``None``: keep the block open for one more forward although it may be full
-            (only to reproduce references that spend such forwards).
+        hold: bool ``[B]`` or ``None``: the row waits: its block stays open for one more forward although this one
+            commits nothing, or fills the block.  A row that does not hold must commit something.
         turn: long ``[B, G]`` or ``None``: when a forward of several branches stands for several forwards one after
             the other, the branch each written cell was decided on; ``finish`` sees the turns one by one.  Needs
             ``order`` and ``confidence``.

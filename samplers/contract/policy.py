@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from enum import Flag
+from functools import partial, reduce
+from operator import or_
 from typing import Any, Literal
 
 import torch
@@ -15,8 +17,20 @@ from samplers.contract.memory import Memory, put_rows
 
 #: What a forward will probably commit: cells from a confidence on (and always the best), or so many of the best.
 Forecast = tuple[Literal["threshold", "top"], float]
-Scope = Literal["open", "block", "rest", "block+rest", "all"]
 ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
+
+
+class Scope(Flag):
+    """Which cells a forward predicts; they add up with ``|``, and ``Scope.BLOCK in scope`` asks for a part.
+
+    ``OPEN``: the masks that may be committed now. ``BLOCK``: also the block's committed cells. ``REST``: also the
+    masks behind the block. ``ALL``: every cell of the row.
+    """
+
+    OPEN = 1
+    BLOCK = 2 | OPEN
+    REST = 4 | OPEN
+    ALL = 8 | BLOCK | REST
 
 
 class Policy:
@@ -34,16 +48,8 @@ class Policy:
 
     @property
     def scope(self) -> Scope:
-        """Cells to predict at each forward.
-
-        ``open`` masks, the whole ``block``, all masks of the ``rest``, both, or ``all`` cells of the row.
-        """
-        return "open"
-
-    @property
-    def opening_scope(self) -> Scope | None:
-        """The same for a block's opening forward; ``None`` = like ``scope``."""
-        return None
+        """Cells to predict at each forward; with a part that plays ``block_length`` an opening one covers the rest."""
+        return Scope.OPEN
 
     @property
     def revises(self) -> bool:
@@ -58,26 +64,6 @@ class Policy:
         forecast costs time and nothing else.
         """
         return None
-
-    @property
-    def idles(self) -> bool:
-        """A forward may commit nothing (fixed time schedules of reference samplers)."""
-        return False
-
-    @property
-    def primes(self) -> bool:
-        """The part's first forward in a block may commit nothing."""
-        return False
-
-    @property
-    def queries_opening(self) -> bool:
-        """Its query may replace a block's opening forward (sound only without a cache)."""
-        return False
-
-    @property
-    def keeps_cut_cache(self) -> bool:
-        """Cached keys behind a cut stay visible until the next opening forward (only to reproduce references)."""
-        return False
 
     @property
     def widest_block(self) -> int | None:
@@ -97,7 +83,12 @@ class Policy:
         return None
 
     def query(self, view: View, memory: Memory) -> Query | None:
-        """What to forward next, or ``None`` for the plain canvas; not asked for an opening forward."""
+        """What to forward next, or ``None`` for the plain canvas.
+
+        Asked before every forward.  With a cache, or beside a part that plays ``block_length``, either all rows of
+        ``view`` open a block (``view.block_step`` is 0) or none does, and a forward that opens one is of the canvas
+        itself: canvases in its place are refused.
+        """
         return None
 
     def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:
@@ -123,16 +114,6 @@ class Policy:
         if not isinstance(other, Policy):
             return NotImplemented
         return Composition.of(self, other)
-
-
-def _union(scopes: Iterable[Scope]) -> Scope:
-    """The smallest scope that holds all of these."""
-    names = {name for scope in scopes for name in scope.split("+")}
-    if "all" in names:
-        return "all"
-    if {"block", "rest"} <= names:
-        return "block+rest"
-    return "rest" if "rest" in names else "block" if "block" in names else "open"
 
 
 @dataclass(frozen=True)
@@ -174,15 +155,15 @@ class Composition(Policy):
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise PolicyError(f"{twice} appears twice in {'|'.join(names)}; keep one of them.")
-        if self.queries_opening and self.playing("block_length"):
-            asks = names[self.playing("block_length")[0]]
-            raise PolicyError(
-                f"{asks} measures blocks on a plain opening forward, but {queries[0]} drafts across blocks; "
-                f"use {queries[0]} inside blocks (cross_block=False)."
-            )
         return self
 
+    def beside(self, part: Policy) -> Composition:
+        """This and ``part``, unless a part of its kind is here already."""
+        return self if any(isinstance(p, type(part)) for p in self.parts) else Composition.of(self, part)
+
     def bind(self, setting: Setting) -> Composition:  # noqa: D102
+        measures = next((type(self.parts[i]).__name__ for i in self.playing("block_length")), None)
+        setting = replace(setting, measures=measures)
         return Composition(tuple(part.bind(setting) for part in self.parts)).check()
 
     @property
@@ -191,11 +172,12 @@ class Composition(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return _union(p.scope for p in self.parts)
+        return reduce(or_, (p.scope for p in self.parts), Scope.OPEN)
 
     @property
-    def opening_scope(self) -> Scope:  # noqa: D102
-        return _union(p.opening_scope or p.scope for p in self.parts)
+    def opening_scope(self) -> Scope:
+        """Cells to predict when a block opens: whoever measures blocks reads all masks."""
+        return self.scope | Scope.REST if self.playing("block_length") else self.scope
 
     @property
     def revises(self) -> bool:  # noqa: D102
@@ -203,25 +185,9 @@ class Composition(Policy):
 
     @property
     def forecast(self) -> Forecast | None:  # noqa: D102
-        if {"query", "rescore"} & set(self.roles) or self.scope != "open":
+        if {"query", "rescore"} & set(self.roles) or self.scope != Scope.OPEN:
             return None
         return next((self.parts[i].forecast for i in self.playing("decide")), None)
-
-    @property
-    def idles(self) -> bool:  # noqa: D102
-        return any(p.idles for p in self.parts)
-
-    @property
-    def primes(self) -> bool:  # noqa: D102
-        return any(p.primes for p in self.parts)
-
-    @property
-    def queries_opening(self) -> bool:  # noqa: D102
-        return any(p.queries_opening for p in self.parts)
-
-    @property
-    def keeps_cut_cache(self) -> bool:  # noqa: D102
-        return any(p.keeps_cut_cache for p in self.parts)
 
     @property
     def widest_block(self) -> int | None:  # noqa: D102

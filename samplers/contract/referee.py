@@ -54,8 +54,6 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
         left = (view.masked & ~write | revoked) & decision.stop[:, None]
         within = view.length if decision.length is None else decision.length
         refuse(left & (view.index < within[:, None]), "stops a row and leaves a mask in it; fill it")
-    if policy.idles:
-        return
     gained = (write & view.masked & ~revoked).sum(-1)
     lost = (revoked & ~view.masked).sum(-1)
     stuck = gained - lost < 1
@@ -63,6 +61,4 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
         stuck = stuck & ~over if over is not None else stuck
     if decision.length is not None:
         stuck = stuck & (decision.length == view.length)
-    if policy.primes:
-        stuck = stuck & (view.block_step > 0)
-    refuse(stuck[:, None], "commits nothing")
+    refuse(stuck[:, None], "commits nothing and does not hold")

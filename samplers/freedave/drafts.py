@@ -43,11 +43,14 @@ class Drafts:
         block_step = self.block_step if cross_block else self.block_step * (view.block_step > 0)
         return replace(view, step=self.step, block_step=block_step)
 
-    def query(self, view: View, count: int, cross_block: bool) -> Query:
+    def query(self, view: View, count: int, cross_block: bool) -> Query | None:
         """Forward the canvas and the canvas with its first 1, 2, ... rounds of drafts filled in.
 
-        Not those that add nothing, or leave nothing to predict.
+        Not those that add nothing, or leave nothing to predict; and nothing where all rows open a block, unless drafts
+        cross blocks.
         """
+        if not cross_block and bool((view.block_step == 0).all()):
+            return None
         width = view.tokens.shape[1]
         rounds = self.rounds.masked_fill(~view.masked, width)
         held = rounds.new_zeros(len(rounds), width + 1).scatter_(1, rounds, 1).cumsum(-1)

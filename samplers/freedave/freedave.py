@@ -62,6 +62,11 @@ class FreeDave(Policy):
                 f"cross_block drafts cells whose context cache={setting.cache!r} has not refreshed yet; "
                 "use cache='none' or cross_block=False."
             )
+        if self.cross_block and setting.measures is not None:
+            raise PolicyError(
+                f"{setting.measures} measures blocks on a plain opening forward, but {type(self).__name__} drafts "
+                f"across blocks; use {type(self).__name__} inside blocks (cross_block=False)."
+            )
         if setting.temperature > 0:
             if self.step != TopK():
                 raise PolicyError(
@@ -80,11 +85,7 @@ class FreeDave(Policy):
     def scope(self) -> Scope:  # noqa: D102
         if not self.cross_block:
             return self.step.scope
-        return "rest" if self.step.scope in ("open", "rest") else "all"
-
-    @property
-    def queries_opening(self) -> bool:  # noqa: D102
-        return self.cross_block
+        return Scope.ALL if Scope.BLOCK in self.step.scope else Scope.REST
 
     @property
     def widest_block(self) -> int | None:  # noqa: D102
@@ -93,7 +94,7 @@ class FreeDave(Policy):
     def begin(self, view: View) -> Drafts:  # noqa: D102
         return Drafts.none(view, self.step.begin(view))
 
-    def query(self, view: View, memory: Drafts) -> Query:  # noqa: D102
+    def query(self, view: View, memory: Drafts) -> Query | None:  # noqa: D102
         return memory.query(view, self.drafts, self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
@@ -190,7 +191,7 @@ def _unfit(step: Policy) -> str | None:
         return f"{name} decides nothing"
     if extra:
         return f"{name} also plays {' and '.join(extra)}, which belongs beside FreeDave, not in it"
-    if step.revises or step.primes or step.idles:
+    if step.revises or getattr(step, "spend", False) or getattr(step, "schedule", None) == "time":
         return f"{name} takes cells back, or forwards without committing any"
     if getattr(step, "score", None) == "random" or getattr(step, "origin", False):
         return f"{name} ranks cells at random"

@@ -54,18 +54,14 @@ class StochasticFreeDave(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "rest" if self.cross_block else "open"
-
-    @property
-    def queries_opening(self) -> bool:  # noqa: D102
-        return self.cross_block
+        return Scope.REST if self.cross_block else Scope.OPEN
 
     def begin(self, view: View) -> Drafts:
         """The drafts and, fp32 ``[B, K, V]``, the distribution that the draft of each round was drawn from."""
         p = torch.zeros(len(view.tokens), self.drafts, self.vocab_size, device=view.tokens.device)
         return Drafts.none(view, p)
 
-    def query(self, view: View, memory: Drafts) -> Query:  # noqa: D102
+    def query(self, view: View, memory: Drafts) -> Query | None:  # noqa: D102
         return memory.query(view, self.drafts, self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.models import NativeModel
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
@@ -20,8 +23,6 @@ class ExtraForward(Policy):
     Its cached loops look for masks only after their second forward (NVlabs/Fast-dLLM, June 2025).  The tokens are the
     same; every such block costs one forward more.
     """
-
-    idles = True
 
     def finish(  # noqa: D102
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
@@ -70,7 +71,6 @@ class ThresholdQuota(Policy):
 
     steps: int = 1
     threshold: float = 0.9
-    idles = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -95,5 +95,30 @@ class ThresholdQuota(Policy):
         write = quota & ((prediction.confidence >= self.threshold) | (places == 0))
         missed = (quota & ~write).sum(-1)
         steps = torch.where(view.block_step + 1 >= steps, steps + missed, steps)
-        hold = view.block_step + 1 < steps
+        hold = (view.block_step + 1 < steps) | ~write.any(-1)
         return Decision(write, prediction.token, order=-prediction.confidence, hold=hold), (total, steps)
+
+
+class KeepsCutCache(NativeModel):
+    """Reproduction only: keys behind a cut stay visible until the next block opens, as in Learn2PD's dual cache."""
+
+    seen: Tensor
+
+    def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:
+        """Widens what a block's forward sees to what its row's last full forward saw."""
+        if inp.cache is None:
+            return super().hidden(inp, cells)
+        rows = torch.arange(len(inp.lengths)) if inp.rows is None else inp.rows
+        whole = inp.queries == inp.lengths
+        seen = torch.where(whole, inp.lengths, self.seen[rows].maximum(inp.lengths))
+        self.seen = self.seen.index_copy(0, rows, seen)
+        return super().hidden(replace(inp, lengths=seen, known=None), cells)
+
+
+def keeping_cut_cache(model: NativeModel, rows: int = 64) -> KeepsCutCache:
+    """The model with that oversight, for batches of up to ``rows``."""
+    quirky = copy.copy(model)
+    quirky.__class__ = KeepsCutCache
+    assert isinstance(quirky, KeepsCutCache)
+    quirky.seen = torch.zeros(rows, dtype=torch.long)
+    return quirky

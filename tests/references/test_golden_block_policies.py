@@ -11,10 +11,11 @@ import torch
 from dllm_decode import DiffusionSampler, GenerationConfig, Threshold
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.interface.inputs import ForwardInput
-from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.models import NativeModel
 from filters import FilterNetwork, LearnedFilter
 from samplers import EGP, AdaBlock, EosStop, EoTP, Learn2PD, LocalLeap, Policy, Prediction, View
 from tests.references.golden_data import golden_json, golden_model
+from tests.references.quirks import keeping_cut_cache
 
 pytestmark = pytest.mark.golden
 
@@ -27,17 +28,20 @@ def cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case.get("id", case.get("name"))) for case in found]
 
 
-def model(eos_id: int | None = None) -> DenoisingModel:
+def model(eos_id: int | None = None) -> NativeModel:
     """The tiny LLaDA whose end-of-text token is the case's."""
     tiny = copy.copy(golden_model("block_policies/tiny_llada"))
     tiny.eos_ids = () if eos_id is None else (eos_id,)
     return tiny
 
 
-def decode(case: Case, policy: Policy, cache: str, block_length: int) -> GenerationResult:
+def decode(
+    case: Case, policy: Policy, cache: str, block_length: int, keeps_cut_cache: bool = False
+) -> GenerationResult:
     """Decode the case's prompt, without any early stop but the policy's own."""
     config = GenerationConfig(max_new_tokens=case["gen_length"], block_length=block_length, early_stop=False)
     tiny = model(case.get("eos_id", case.get("eot_id")))
+    tiny = keeping_cut_cache(tiny) if keeps_cut_cache else tiny
     return DiffusionSampler(tiny, policy, cache=cache, config=config).generate(case["prompt"])
 
 
@@ -141,13 +145,13 @@ class Watch(LearnedFilter):
         return said
 
 
-def learn2pd(case: Case, watch: LearnedFilter, keep_cut_cache: bool = False) -> tuple[Policy, str]:
+def learn2pd(case: Case, watch: LearnedFilter) -> tuple[Policy, str]:
     """The case's policy and cache."""
     kind = case["policy"]
     cache = kind.rsplit("_", 1)[1] if kind.endswith(("prefix", "dual")) else "none"
     policy: Policy = Threshold(2.0) if kind == "eot" else Learn2PD(watch, threshold=case["tau"])
     if kind != "l2p" and case.get("eot_id") is not None:
-        policy = policy | EoTP(keep_cut_cache=keep_cut_cache)
+        policy = policy | EoTP()
     return policy, cache
 
 
@@ -155,9 +159,8 @@ def learn2pd(case: Case, watch: LearnedFilter, keep_cut_cache: bool = False) -> 
 def test_learn2pd(case: Case) -> None:
     base = learned(case["filter"]) if case.get("filter") else learned(str(case["block_length"]))
     watch = Watch(base.network)
-    dual = case["policy"].endswith("dual")
-    policy, cache = learn2pd(case, watch, keep_cut_cache=dual)
-    result = decode(case, policy, cache, case["block_length"])
+    policy, cache = learn2pd(case, watch)
+    result = decode(case, policy, cache, case["block_length"], keeps_cut_cache=cache == "dual")
     assert_same(case, result)
     assert len(case["prompt"]) + len(result.sequences[0]) == case["output_len"]
     assert [step.tokens for step in result.trace[0].steps] == case["input_lens"]

@@ -15,7 +15,7 @@ from tests.references.golden_data import golden_json
 from tests.toys import EOS, MASK, VOCAB, commits, decode, in_order, scene, tiny
 
 SETTING = Setting(mask_id=MASK, eos_ids=(EOS,), vocab_size=VOCAB, max_new_tokens=8)
-DREAM = replace(SETTING, shift=1)
+DREAM = replace(SETTING, family="dream")
 
 
 def examples(rule: str) -> list[Any]:

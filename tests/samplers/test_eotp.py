@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from samplers import EoTP, PolicyError, Setting, Threshold, TopK
+from samplers import EoTP, PolicyError, Scope, Setting, Threshold, TopK
+from tests.references.quirks import keeping_cut_cache
 from tests.toys import EOS, FAMILIES, MASK, commits, decode, scene, tiny
 
 
@@ -58,7 +59,7 @@ def test_reach() -> None:
         part = policy.bind(Setting(mask_id=MASK, eos_ids=(EOS,), cache=cache, max_new_tokens=8))
         after, _ = part.finish(view, prediction, decision, None)
         assert after.length is not None and after.length.tolist() == [length], (cache, policy)
-        assert part.scope == ("rest" if length == 3 else "open")
+        assert part.scope == (Scope.REST if length == 3 else Scope.OPEN)
 
 
 def test_a_cut_only_shortens() -> None:
@@ -96,7 +97,7 @@ def test_the_kept_cache_is_an_oversight_of_the_reference() -> None:
     prompts, settings = [[p, p + 1] for p in range(1, 9)], {"max_new_tokens": 20, "block_length": 10}
     ends = tuple(range(3, 14))
     cut_too = decode(tiny("llada"), TopK(1) | EoTP(ids=ends), prompts, "dual", **settings)
-    kept = decode(tiny("llada"), TopK(1) | EoTP(ids=ends, keep_cut_cache=True), prompts, "dual", **settings)
+    kept = decode(keeping_cut_cache(tiny("llada")), TopK(1) | EoTP(ids=ends), prompts, "dual", **settings)
     assert kept.trace[0].steps[0].cells == cut_too.trace[0].steps[0].cells
     confidence = [[[s.confidence for s in t.steps] for t in r.trace] for r in (cut_too, kept)]
     assert confidence[0] != confidence[1]
@@ -108,7 +109,6 @@ def test_the_kept_cache_is_an_oversight_of_the_reference() -> None:
         ({}, {"eos_ids": ()}, "needs an end-of-text id"),
         ({}, {"max_new_tokens": None}, "would cut away given tokens when infilling"),
         ({"reach": "rest"}, {"cache": "dual"}, "cannot read the rest of the row under the dual cache"),
-        ({"keep_cut_cache": True}, {"cache": "prefix"}, "only matters with cache='dual', not 'prefix'"),
     ],
 )
 def test_refuses(fields: dict[str, Any], setting: dict[str, Any], sentence: str) -> None:

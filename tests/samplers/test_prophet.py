@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from samplers import Decision, PolicyError, Prophet, TopK, parse_policy
+from samplers import Decision, PolicyError, Prophet, Scope, TopK, parse_policy
 from tests.toys import MASK, decode, scene, tiny
 
 
@@ -29,7 +29,7 @@ def test_the_answer_counts_whether_committed_or_not() -> None:
         decision, _ = policy.finish(view, prediction, nothing, policy.begin(view))
         assert decision.stop is not None and bool(decision.stop) == leaves
         assert decision.write.any() == leaves
-    assert policy.scope == "all" and Prophet().scope == "rest"
+    assert policy.scope == Scope.ALL and Prophet().scope == Scope.REST
     # Clipped at the end of the row; a span behind it never exits.
     assert Prophet(answer_start=3).answer(view).tolist() == [[False, False, False, True]]
     far = Prophet(0.0, 0.0, 0.0, answer_start=4)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from samplers import Decision, PolicyError, SchED, Setting, TopK, View
+from samplers import Decision, PolicyError, SchED, Scope, Setting, TopK, View
 from samplers.early_exit import Watch
 from tests.references.golden_data import golden_json
 from tests.toys import EOS, MASK, VOCAB, commits, decode, scene, tiny
@@ -184,7 +184,7 @@ def test_caches() -> None:
         replace(SETTING, cache="dual", block_length=None),
     ):
         assert policy.bind(fine) == policy
-    assert replace(policy, stale=True).bind(replace(SETTING, cache="dual")).scope == "rest"
+    assert replace(policy, stale=True).bind(replace(SETTING, cache="dual")).scope == Scope.REST
     # Forwards that cover every mask judge, cached or not; stale margins do under a cache of blocks.
     low: dict[str, Any] = {"high": 2.0, "low": 0.1}
     model = tiny("llada", 3)

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from dllm_decode import DiffusionSampler, GenerationConfig
-from samplers import REGISTRY, parse_policy, spell
+from samplers import REGISTRY, Scope, parse_policy, spell
 from scripts import bench_policies
 from scripts.bench_policies import Row, Size, Stopwatch, measure, policies, random_model
 
@@ -100,4 +100,4 @@ def test_parts_that_decide_nothing_run_beside_a_decider() -> None:
         for policy in policies(name, size):
             assert "decide" in policy.roles, name
     watch = Stopwatch(parse_policy("threshold") | parse_policy("sched"), 1)  # type: ignore[arg-type]
-    assert "finish" in watch.roles and watch.scope == "rest"
+    assert "finish" in watch.roles and watch.scope == Scope.REST

@@ -29,10 +29,9 @@ CREDIT = 0.02
 def may_look_ahead(policy: Policy, refresh: int | Literal["window"]) -> bool:
     """Whether the slots that a discarded step wrote are written again before they are read.
 
-    Not when blocks open without a full forward, which would find the last block's keys as that step left them, nor
-    when the keys behind a cut stay visible without being forwarded again.
+    Not when blocks open without a full forward, which would find the last block's keys as that step left them.
     """
-    return refresh == 1 and not policy.keeps_cut_cache
+    return refresh == 1
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dllm_decode import GenerationConfig, GenerationResult, Trace, TraceStep
-from samplers import Composition, Wino
+from samplers import Composition, Scope, Wino
 from samplers.wino import FIRST
 from tests.toys import EOS
 
@@ -36,13 +36,14 @@ def check_run(
         # WINO may take back more than it commits; what its commits allow it bounds the forwards of a block instead.
         lags = any(isinstance(part, Wino) for part in policy.parts)
         assert not lags or all(forwards <= cells + FIRST for forwards, cells in spent(trace))
-        # 1. termination: every mask is decided; progress: every forward nets a commit
+        # 1. termination: every mask is decided; progress: every forward nets a commit or holds, and not for ever
         assert mask not in sequence
+        waited = 0
         for step, before, after in steps_with_canvas(trace):
             shorter = len(after) < len(before)
             gained = sum(new != mask for new in step.new) - sum(new == mask for new in step.new)
-            primed = policy.primes and step.opening
-            assert gained >= 1 or shorter or policy.idles or primed or lags, step
+            waited = 0 if gained >= 1 or shorter else waited + 1  # the engine refuses what does not hold
+            assert waited <= config.max_new_tokens + len(trace.canvas) and step is not trace.steps[-1] or not waited
             # 2. the mask is never proposed, no committed cell changes
             if not policy.revises:
                 assert mask not in step.new and set(step.old) <= {mask}
@@ -88,7 +89,7 @@ def check_counters(
     times = 2 if config.guidance else 1
     if cache == "none" and "query" not in policy.roles:
         assert result.full_forwards[row] == result.nfe[row]
-    elif config.refresh == 1 and not policy.queries_opening:
+    elif config.refresh == 1:
         assert result.full_forwards[row] == sum(step.opening or cache == "none" for step in trace.steps)
     if "query" in policy.roles:
         assert all(step.rows >= 1 and step.tokens >= step.rows for step in trace.steps)
@@ -97,7 +98,7 @@ def check_counters(
     if config.refresh != 1:
         return
     offset, owed = len(trace.prompt), False
-    reads_block = "block" in policy.scope or policy.scope == "all"
+    reads_block = Scope.BLOCK in policy.scope
     for i, (step, before, after) in enumerate(steps_with_canvas(trace)):
         whole = offset + len(before)
         if cache == "none" or step.opening:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_decode import CallableModel, DiffusionSampler, DllmError, NativeModel
-from samplers import Decision, Policy, PolicyError, Prediction, Query, Setting, TopK, View, best, commit
+from samplers import Decision, Policy, PolicyError, Prediction, Query, Scope, Setting, TopK, View, best, commit
 from samplers.contract.memory import Memory
 from tests.toys import FAMILIES, MASK, VOCAB, commits, decode, tiny
 
@@ -290,16 +290,15 @@ class AskShadows(Policy):
     """Write nothing on the opening forward; then ask shadows of all committed cells, keep the answer, finish."""
 
     answers: tuple[Prediction, ...] = ()
-    primes = True
 
-    def query(self, view: View, memory: Memory) -> Query:
-        return Query(shadow=view.valid & ~view.masked)
+    def query(self, view: View, memory: Memory) -> Query | None:
+        return None if bool((view.block_step == 0).all()) else Query(shadow=view.valid & ~view.masked)
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
         write = prediction.open & (view.block_step > 0)[:, None]
         if prediction.shadow is not None:
             HEARD.append((prediction, prediction.shadow))
-        return Decision(write, prediction.token), memory
+        return Decision(write, prediction.token, hold=~write.any(-1)), memory
 
 
 HEARD: list[tuple[Prediction, Prediction]] = []
@@ -372,7 +371,7 @@ class SureEnough(Policy):
     """Stop a row and fill it with the proposals once its masks are confident on the mean."""
 
     mean: float = 0.5
-    scope = "rest"
+    scope = Scope.REST
 
     def finish(
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
@@ -432,8 +431,6 @@ def test_a_cut_row_is_as_long_as_it_says(family: str, cache: str) -> None:
 class ByToken(Policy):
     """The proposal at the block's first cell says how long the block is: ``2 + token % 4``."""
 
-    opening_scope = "rest"
-
     def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor:
         return 2 + prediction.token.gather(1, view.start[:, None])[:, 0] % 4
 
@@ -483,5 +480,5 @@ class Idle(Policy):
 
 
 def test_a_policy_that_commits_nothing_is_stopped() -> None:
-    with pytest.raises(PolicyError, match=r"Idle commits nothing \(row 0, cell 0, step 1\)"):
+    with pytest.raises(PolicyError, match=r"Idle commits nothing and does not hold \(row 0, cell 0, step 1\)"):
         decode(tiny("llada"), Idle(), PROMPTS, max_new_tokens=4)

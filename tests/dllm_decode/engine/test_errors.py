@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode import CallableModel, DiffusionSampler, DllmError, GenerationConfig
-from samplers import EosStop, Policy, PolicyError, Threshold, TopK
+from samplers import EosStop, Policy, PolicyError, Scope, Threshold, TopK
 from tests.references.quirks import BlindFirst
 from tests.toys import EOS, FAMILIES, MASK, VOCAB, tiny
 
@@ -31,7 +31,7 @@ def model(**settings: Any) -> CallableModel:
 class Rest(TopK):
     """A decider that reads the whole row when a block opens."""
 
-    opening_scope = "rest"
+    scope = Scope.REST
 
 
 CONSTRUCTION: list[tuple[dict[str, Any], type[ValueError], str]] = [

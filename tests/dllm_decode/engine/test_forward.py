@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dllm_decode import CallableModel, NativeModel
 from dllm_decode.models import ForwardInput
-from samplers import Policy, TopK
+from samplers import Policy, Scope, TopK
 from tests.toys import EOS, FAMILIES, MASK, VOCAB, decode, tiny
 
 
@@ -104,10 +104,10 @@ def test_the_first_slot_of_a_row_is_read_where_it_stands() -> None:
 
 def test_scopes_score_more_cells() -> None:
     class Block(TopK):
-        scope = "block"
+        scope = Scope.BLOCK
 
     class Rest(TopK):
-        scope = "rest"
+        scope = Scope.REST
 
     assert spied("llada", "none", Rest()).heads == [8, 7, 6, 5, 4, 3, 2, 1]
     assert spied("llada", "dual", Rest()).heads == [8, 3, 2, 1, 4, 3, 2, 1]  # only the window is predicted

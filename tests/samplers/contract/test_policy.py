@@ -14,10 +14,12 @@ from samplers import (
     DeferEos,
     EntropyBound,
     EosStop,
+    FreeDave,
     Policy,
     PolicyError,
     Prediction,
     Query,
+    Scope,
     Setting,
     Threshold,
     TopK,
@@ -36,7 +38,6 @@ class Blocks(Policy):
     """Sets block lengths."""
 
     cells: int = 3
-    opening_scope = "rest"
 
     def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor:
         return torch.full_like(view.start, self.cells)
@@ -44,9 +45,7 @@ class Blocks(Policy):
 
 @dataclass(frozen=True)
 class Asks(Policy):
-    """Sends queries, across blocks too."""
-
-    queries_opening = True
+    """Sends queries."""
 
     def query(self, view: View, memory: Memory) -> Query:
         return Query()
@@ -57,7 +56,7 @@ class Adds(Policy):
     """Counts its calls in its memory; adds to the confidences, and notes its name when finishing."""
 
     amount: float = 0.25
-    scope = "block"
+    scope = Scope.BLOCK
 
     def begin(self, view: View) -> Tensor:
         return torch.zeros_like(view.start)
@@ -81,10 +80,12 @@ def test_parts_flatten_and_roles_add_up() -> None:
     assert isinstance(policy, Composition)
     assert [type(part).__name__ for part in policy.parts] == ["Adds", "Threshold", "EosStop"]
     assert policy.roles == ("begin", "rescore", "finish", "decide")
-    assert policy.scope == policy.opening_scope == "block"
-    assert (Blocks() | Threshold()).scope == "open" and (Blocks() | Threshold()).opening_scope == "rest"
+    assert policy.scope == policy.opening_scope == Scope.BLOCK
+    assert (Blocks() | Threshold()).scope == Scope.OPEN
+    assert (Blocks() | Threshold()).opening_scope == Scope.REST
     assert (EntropyBound() | DeferEos()).needs == {"entropy", "logits"}
-    assert not policy.revises and not policy.idles and not policy.primes
+    assert not policy.revises
+    assert policy.beside(EosStop("block")) is policy and policy.beside(DeferEos()).parts[-1] == DeferEos()
     assert (Threshold() | EosStop()).bind(SETTING).parts == (Threshold(), EosStop())
     with pytest.raises(TypeError):
         Threshold() | 3  # type: ignore[operator]
@@ -93,10 +94,12 @@ def test_parts_flatten_and_roles_add_up() -> None:
 def test_scopes_add_up() -> None:
     @dataclass(frozen=True)
     class Rest(Policy):
-        scope = "rest"
+        scope = Scope.REST
 
-    assert (Adds() | Rest()).scope == "block+rest"
-    assert (Rest() | TopK()).scope == "rest"
+    assert (Adds() | Rest()).scope == Scope.BLOCK | Scope.REST != Scope.ALL
+    assert (Rest() | TopK()).scope == Scope.REST
+    assert Scope.BLOCK in Scope.ALL and Scope.REST in Scope.ALL and Scope.BLOCK not in Scope.REST
+    assert all(Scope.OPEN in scope for scope in Scope.__members__.values())
 
 
 def test_rescore_and_finish_run_left_to_right_each_with_its_memory() -> None:
@@ -126,8 +129,8 @@ def test_rescore_and_finish_run_left_to_right_each_with_its_memory() -> None:
         (Composition.of(Asks(), TopK(), Asks()), "Asks and Asks both send queries; keep one of them."),
         (Composition.of(EosStop(), TopK(), EosStop("block")), "EosStop appears twice in EosStop|TopK|EosStop; keep"),
         (
-            Composition.of(Asks(), Blocks(), TopK()),
-            "Blocks measures blocks on a plain opening forward, but Asks drafts",
+            Composition.of(FreeDave(cross_block=True), Blocks()),
+            "Blocks measures blocks on a plain opening forward, but FreeDave drafts across blocks;",
         ),
     ],
 )
@@ -165,8 +168,6 @@ FINE: list[tuple[dict[str, bool], Decision]] = [
     ({}, decision([[0, 0, 0, 0]], hold=[True])),
     ({}, decision([[1, 0, 1, 1]], stop=[True])),
     ({}, decision([[1, 0, 0, 0]], stop=[True], length=[2])),
-    ({"idles": True}, decision([[0, 0, 0, 0]])),
-    ({"primes": True}, decision([[0, 0, 0, 0]])),
     ({"revises": True}, decision([[1, 1, 1, 0]], [[5, MASK, 5, 5]])),  # two won, one taken back
     ({"revises": True}, decision([[1, 1, 0, 0]], 6)),
 ]
@@ -179,8 +180,7 @@ def test_what_the_contract_allows(declared: dict[str, bool], decided: Decision) 
 
 
 WRONG: list[tuple[dict[str, bool], Decision, int, str]] = [
-    ({}, decision([[0, 0, 0, 0]]), 0, "commits nothing (row 0, cell 0, step 0)"),
-    ({"primes": True}, decision([[0, 0, 0, 0]]), 1, "commits nothing"),
+    ({}, decision([[0, 0, 0, 0]]), 0, "commits nothing and does not hold (row 0, cell 0, step 0)"),
     ({}, decision([[1, 1, 0, 0]]), 0, "changes a committed cell without declaring `revises` (row 0, cell 1, step 0)"),
     ({}, decision([[1, 0, 1, 0]], [[5, 5, MASK, 5]]), 0, "commits the mask token without declaring `revises`"),
     ({"revises": True}, decision([[1, 1, 0, 0]], [[5, MASK, 5, 5]]), 0, "commits nothing"),

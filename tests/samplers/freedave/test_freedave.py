@@ -22,6 +22,7 @@ from samplers import (
     PolicyError,
     Prediction,
     SchED,
+    Scope,
     Setting,
     Threshold,
     TopK,
@@ -47,7 +48,10 @@ def opened(policy: FreeDave, sure: list[float | None], tokens: list[int], **more
 
 def canvases(drafts: Drafts, view: View, count: int) -> Tensor:
     """What is asked for."""
-    drawn = drafts.query(view, count, cross_block=False).canvases
+    inside = replace(view, block_step=view.block_step + 1)
+    query = drafts.query(inside, count, cross_block=False)
+    assert query is not None
+    drawn = query.canvases
     assert drawn is not None
     return drawn
 
@@ -281,10 +285,9 @@ def test_plus_goes_on_from_part_of_a_step() -> None:
 
 
 def test_what_it_asks_of_the_engine() -> None:
-    assert FreeDave().scope == "open" and FreeDave(cross_block=True).scope == "rest"
-    assert not FreeDave().queries_opening and FreeDave(cross_block=True).queries_opening
+    assert FreeDave().scope == Scope.OPEN and FreeDave(cross_block=True).scope == Scope.REST
     assert FreeDave(TopK(score="entropy")).needs == {"entropy"}
-    bound = FreeDave(CCD()).bind(replace(SETTING, shift=1))
+    bound = FreeDave(CCD()).bind(replace(SETTING, family="dream"))
     assert bound.needs == {"entropy", "logits"}
     sampled = FreeDave(drafts=3).bind(replace(SETTING, temperature=0.5))
     assert sampled == StochasticFreeDave(3, "confidence", False, VOCAB)

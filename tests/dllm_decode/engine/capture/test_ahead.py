@@ -28,7 +28,7 @@ RULES = st.one_of(
     st.integers(1, 4).map(TopK),
     st.floats(0.02, 0.5).map(lambda t: Threshold(t) | AdaBlock(delimiters=(7, 8))),
     st.floats(0.02, 0.5).map(lambda t: Threshold(t) | EoTP(ids=(5, 11), reach="block")),  # cuts rows
-    st.floats(0.02, 0.5).map(lambda t: Threshold(t) | EoTP(ids=(5, 11), reach="block", keep_cut_cache=True)),
+    st.floats(0.02, 0.5).map(lambda t: Threshold(t) | EoTP(ids=(5, 11), reach="block")),
 )
 FORECASTS = st.one_of(
     st.none(),
@@ -70,7 +70,7 @@ def same(one: GenerationResult, other: GenerationResult) -> None:
     refresh=st.sampled_from([1, 1, 1, 2, "window"]),
     eos=st.sampled_from([(), (5, 11)]),
 )
-@example("llada", "dual", Threshold(0.05) | EoTP(ids=(5, 11), keep_cut_cache=True), ("top", 3), PROMPTS, 1, ())
+@example("llada", "dual", Threshold(0.05) | EoTP(ids=(5, 11)), ("top", 3), PROMPTS, 1, ())
 def test_forecasts_never_show(
     family: str,
     cache: str,
@@ -81,7 +81,6 @@ def test_forecasts_never_show(
     eos: tuple[int, ...],
 ) -> None:
     """``told`` is a forecast that has nothing to do with the policy; ``None`` = its own. ``eos`` stops rows early."""
-    cache = "dual" if policy.keeps_cut_cache else cache
     refresh = 1 if "block_length" in policy.roles else refresh
     model, recorder = recorded(family)
     eager = tiny(family)
@@ -97,7 +96,7 @@ def test_forecasts_never_show(
     same(got, expected)
     assert graphs_of(model)._ahead is None, "nothing is left at work"
     assert recorder.waited == graphs_of(model).replayed + got.discarded_forwards, "all that was done is told"
-    if refresh != 1 or policy.keeps_cut_cache:
+    if refresh != 1:
         assert got.discarded_forwards == 0
 
 
