@@ -56,7 +56,7 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
         refuse(left & (view.index < within[:, None]), "stops a row and leaves a mask in it; fill it")
     gained = (write & view.masked & ~revoked).sum(-1)
     lost = (revoked & ~view.masked).sum(-1)
-    stuck = gained - lost < 1
+    stuck = (gained - lost < 1) & view.open.any(-1)  # a block that was held open may be full
     for over in (decision.stop, decision.hold):
         stuck = stuck & ~over if over is not None else stuck
     if decision.length is not None:

@@ -156,10 +156,6 @@ class FreeDavePlus(FreeDave):
     step: Policy = Threshold(0.95)
     spend: bool = False
 
-    @property
-    def idles(self) -> bool:  # noqa: D102
-        return self.spend
-
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
         decision, drafts = super().decide(view, prediction, memory)
         if not self.spend or decision.turn is None:

@@ -33,7 +33,7 @@ class Patient(Policy):
     """Commit a cell once its proposal has been the same for ``times`` forwards; memory in generation coordinates."""
 
     times: int = 2
-    scope = "rest"
+    scope = Scope.REST
 
     def begin(self, view: View) -> Seen:
         return Seen(torch.full_like(view.tokens, -1), torch.zeros_like(view.tokens))
