@@ -27,6 +27,7 @@ from samplers.lopa import Lopa
 from samplers.pc_sampler import PcSampler, TokenTable
 from samplers.prophet import Prophet
 from samplers.registry import REGISTRY, lookup, parse_policy, spell
+from samplers.saber import Saber
 from samplers.sched import SchED
 from samplers.threshold import Threshold
 from samplers.topk import TopK
@@ -59,6 +60,7 @@ __all__ = [
     "Prediction",
     "Prophet",
     "Query",
+    "Saber",
     "SchED",
     "Scope",
     "Setting",

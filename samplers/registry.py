@@ -46,6 +46,7 @@ REGISTRY: dict[str, Entry] = {
     "entropythreshold": Entry("samplers.entropy_threshold:EntropyThreshold", "dParallel arXiv 2509.26488"),
     "hierarchy": Entry("samplers.hierarchy:Hierarchy", "dInfer arXiv 2510.08666"),
     "pcsampler": Entry("samplers.pc_sampler:PcSampler", "PC-Sampler arXiv 2508.13021"),
+    "saber": Entry("samplers.saber:Saber", "Saber arXiv 2510.18165"),
     "localleap": Entry("samplers.local_leap:LocalLeap", "LocalLeap arXiv 2510.07081"),
     "adablock": Entry("samplers.adablock:AdaBlock", "AdaBlock-dLLM arXiv 2509.26432"),
     "learn2pd": Entry("samplers.learn2pd:Learn2PD", "Learn2PD arXiv 2509.25188"),

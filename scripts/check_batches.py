@@ -46,6 +46,8 @@ POLICIES = (
     "hierarchy:low=none,remask=0.9+sched:high=3.0,low=0.5",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+hierarchy:remask=0.6",
     "pcsampler",
+    "saber",
+    "saber:least=4+eosstop",
     "localleap:anchor_threshold=0.5,relaxed_threshold=0.2,radius=2",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+threshold:threshold=0.4",
     "adablock:delimiters=5,delimiter_threshold=0.02+localleap:anchor_threshold=0.5,relaxed_threshold=0.2",
