@@ -46,15 +46,11 @@ class Hierarchy(Policy):
     def revises(self) -> bool:  # noqa: D102
         return self.remask is not None
 
-    def begin(self, view: View) -> Memory:
-        """Bool ``[B, G]``: the cells that are the model's to decide, and may be doubted."""
-        return None if self.remask is None else view.masked
-
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         sure, masks = prediction.confidence, prediction.open
         doubted = torch.zeros_like(masks)
         if self.remask is not None:
-            doubted = memory & prediction.predicted & view.in_block & ~view.masked & (sure < self.remask)
+            doubted = view.doubtful & prediction.predicted & (sure < self.remask)
         candidates = masks | doubted
         chosen = best_of_runs(sure, candidates)
         if self.low is not None:

@@ -20,12 +20,10 @@ class Trust:
     Attributes:
         last: fp32, the best token's probability at the forward before, whatever the cell held.
         at_commit: fp32, the confidence of the cell's latest commit; -1 = never committed.
-        own: bool, cells that were masks at the beginning, and may be taken back.
     """
 
     last: Tensor
     at_commit: Tensor
-    own: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Saber(Policy):
 
     def begin(self, view: View) -> Trust:  # noqa: D102
         zeros = torch.zeros(view.tokens.shape, device=view.tokens.device)
-        return Trust(zeros, zeros - 1, view.masked)
+        return Trust(zeros, zeros - 1)
 
     def decide(self, view: View, prediction: Prediction, memory: Trust) -> tuple[Decision, Memory]:  # noqa: D102
         sure, masks = prediction.confidence, prediction.open
@@ -70,11 +68,11 @@ class Saber(Policy):
         full = count == masks.sum(-1)
         back = torch.minimum(((count + 7) // 8).clamp(min=self.least // 2), count - 1)
         rise = sure - memory.last * (view.block_step > 0)[:, None]
-        held = chosen | (memory.own & view.in_block & ~view.masked)
+        held = chosen | view.doubtful
         kept = top(rise, held, held.sum(-1) - torch.where(full, 0, back))  # so that of a tie the first cells stay
         revoked = held & ~kept
 
         values = torch.where(revoked, view.mask_id, prediction.token)
         write = (chosen & ~revoked) | (revoked & ~view.masked)
         at_commit = torch.where(chosen, sure, memory.at_commit)
-        return Decision(write, values, order=-sure), Trust(sure, at_commit, memory.own)
+        return Decision(write, values, order=-sure), Trust(sure, at_commit)

@@ -118,6 +118,12 @@ class View:
         """Bool ``[B, G]``: masks the current block may commit (also masks left before it)."""
         return self.masked & (self.index < self.end[:, None])
 
+    @property
+    def doubtful(self) -> Tensor:
+        """Bool ``[B, G]``: cells of the current block that a part may take back: committed, and not given."""
+        held = self.in_block & ~self.masked
+        return held if self.given is None else held & ~self.given
+
     def is_eos(self, tokens: Tensor) -> Tensor:
         """Bool, shape of ``tokens``: which of them end the text."""
         out = torch.zeros_like(tokens, dtype=torch.bool)

@@ -21,7 +21,7 @@ def step(
     )
     everything = torch.ones_like(view.masked)
     prediction = Prediction(torch.full_like(view.tokens, 2), torch.tensor([now]), everything, view.open)
-    memory = Trust(torch.tensor([last]), torch.tensor([at_commit]), everything)
+    memory = Trust(torch.tensor([last]), torch.tensor([at_commit]))
     policy = Saber(least)
     decision, memory = policy.decide(view, prediction, memory)
     validate(policy, view, decision)
