@@ -25,7 +25,9 @@ class EntropyThreshold(Policy):
             raise PolicyError(f"threshold is {self.threshold}; give a number of nats from 0 up (released: 0.5).")
 
     def bind(self, setting: Setting) -> EntropyThreshold:  # noqa: D102
-        return EntropyThreshold((0.45 if setting.shift else 0.5) if self.threshold is None else self.threshold)
+        return EntropyThreshold(
+            (0.45 if setting.family == "dream" else 0.5) if self.threshold is None else self.threshold
+        )
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         assert prediction.entropy is not None and self.threshold is not None

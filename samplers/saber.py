@@ -51,7 +51,7 @@ class Saber(Policy):
 
     @property
     def scope(self) -> Scope:  # noqa: D102
-        return "block"
+        return Scope.BLOCK
 
     def begin(self, view: View) -> Trust:  # noqa: D102
         zeros = torch.zeros(view.tokens.shape, device=view.tokens.device)

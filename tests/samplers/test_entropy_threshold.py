@@ -31,10 +31,10 @@ def test_only_the_block_counts() -> None:
     assert chosen(EntropyThreshold(0.5), view, prediction) == [[1]]
 
 
-@pytest.mark.parametrize(("shift", "released"), [(0, 0.5), (1, 0.45)])
-def test_the_released_value_of_the_model(shift: int, released: float) -> None:
-    assert EntropyThreshold().bind(Setting(MASK, shift=shift)) == EntropyThreshold(released)
-    assert EntropyThreshold(0.2).bind(Setting(MASK, shift=shift)) == EntropyThreshold(0.2)
+@pytest.mark.parametrize(("family", "released"), [("llada", 0.5), ("dream", 0.45), ("", 0.5)])
+def test_the_released_value_of_the_model(family: str, released: float) -> None:
+    assert EntropyThreshold().bind(Setting(MASK, family=family)) == EntropyThreshold(released)
+    assert EntropyThreshold(0.2).bind(Setting(MASK, family=family)) == EntropyThreshold(0.2)
 
 
 def test_declares_entropy_and_refuses() -> None:
