@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from dllm_decode.tasks import group
 from scripts.tiny.data import NAMES, SHOTS_SHARE, Batch, batches
 from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
@@ -58,6 +59,7 @@ class Run:
     floor: float
     emphasis: str
     shots_share: float
+    tasks: str
     start: Path | None
     compiled: bool
     attention_block: int | None = None
@@ -83,6 +85,15 @@ def parse_emphasis(text: str) -> dict[str, float]:
     return factors
 
 
+def parse_tasks(text: str) -> list[str]:
+    """``"all"``, ``"long"``, ``"all,long"`` or names with commas as the tasks to train on."""
+    words = [word for word in text.split(",") if word]
+    wrong = [word for word in words if word not in (*NAMES, "all", "long")]
+    if wrong or not words:
+        raise typer.BadParameter(f"tasks is {text!r}; give all, long or some of {', '.join(NAMES)}, with commas.")
+    return list(dict.fromkeys(name for word in words for name in group(word)))
+
+
 class Trainer:
     """One process of a run; all processes hold the same weights and take the same decisions."""
 
@@ -100,6 +111,7 @@ class Trainer:
         self.step, self.seconds, self.rounds, self.seen = 0, 0.0, 0, 0
         self.accuracy, self.last = [0.0 if run.start is None else 1.0] * len(NAMES), 0.0
         self.emphasis = parse_emphasis(run.emphasis)
+        self.tasks = parse_tasks(run.tasks)
         if (path := run.work / "checkpoint.pt").exists():
             saved = torch.load(path, map_location=run.device, weights_only=True)
             self.model.load_state_dict(saved["model"])
@@ -117,7 +129,10 @@ class Trainer:
     def mix(self) -> list[float]:
         """Weight of each task: what is not solved yet is shown more often."""
         weights = zip(NAMES, self.accuracy, strict=True)
-        return [self.emphasis.get(name, 1.0) * (self.run.floor + 2 * (1 - accuracy)) for name, accuracy in weights]
+        return [
+            self.emphasis.get(name, 1.0) * (self.run.floor + 2 * (1 - accuracy)) if name in self.tasks else 0.0
+            for name, accuracy in weights
+        ]
 
     def train(self) -> None:
         """Run to the end of the budget."""
@@ -200,9 +215,9 @@ class Trainer:
         torch._foreach_copy_(list(self.average.parameters()), self.optim.ema)
         table = torch.zeros(2, len(NAMES))
         with torch.autocast(torch.device(self.run.device).type, torch.bfloat16):
-            for index in range(self.rank, len(NAMES), self.run.processes):
-                table[:, index] = torch.tensor(
-                    accuracy(self.average, NAMES[index], "valid", self.run.samples, self.step)
+            for name in self.tasks[self.rank :: self.run.processes]:
+                table[:, NAMES.index(name)] = torch.tensor(
+                    accuracy(self.average, name, "valid", self.run.samples, self.step)
                 )
         if self.run.processes > 1:
             dist.all_reduce(table)
@@ -213,10 +228,11 @@ class Trainer:
                 f"\n{self.seconds / 60:.1f} min  step {self.step}  {self.seen / 1e6:.1f} M tokens "
                 f"({self.seen / max(self.seconds, 1e-9):.0f}/s)  "
                 f"lr {learning_rate(self.run, self.progress, self.step):.4f}  "
-                f"mean accuracy {100 * sum(self.accuracy) / len(NAMES):.1f}"
+                f"mean accuracy {100 * sum(self.accuracy) / len(self.tasks):.1f}"
             )
             for name, right, spent, loss in zip(NAMES, *table.tolist(), losses, strict=True):
-                tqdm.write(f"  {name:15s} {100 * right:5.1f} %  {spent:5.1f} forwards  loss {loss:.3f}")
+                if name in self.tasks:
+                    tqdm.write(f"  {name:15s} {100 * right:5.1f} %  {spent:5.1f} forwards  loss {loss:.3f}")
 
     def _save(self) -> None:
         if self.rank > 0:
@@ -271,6 +287,7 @@ def main(
     floor: Annotated[float, typer.Option(help="least weight of a task in the mix")] = 0.1,
     emphasis: Annotated[str, typer.Option(help="factors of tasks in the mix, such as shuffle=4,lines=2")] = "",
     shots_share: Annotated[float, typer.Option(help="share of rows behind solved problems")] = SHOTS_SHARE,
+    tasks: Annotated[str, typer.Option(help="'all', 'long', 'all,long' or names with commas")] = "all",
     start: Annotated[Path | None, typer.Option(help="weights to start from, instead of nothing")] = None,
     attention_block: Annotated[
         int | None, typer.Option(help="train a block-causal model with attention blocks of so many cells")
@@ -279,6 +296,7 @@ def main(
 ) -> None:
     """Train the bundled model; continues where an interrupted run in WORK stopped."""
     parse_emphasis(emphasis)
+    parse_tasks(tasks)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = Run(**{key: value for key, value in locals().items() if key in Run.__dataclass_fields__})
     if device != "cpu":

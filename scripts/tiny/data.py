@@ -27,7 +27,8 @@ from torch import Tensor
 from dllm_decode.tasks import TASKS, long_tasks
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
 
-NAMES = (*TASKS, *long_tasks())
+SHORT = tuple(TASKS)
+NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
 KINDS = ("low", "prefix", "block")  # the rest is "t"
 SHARES = {
@@ -124,7 +125,7 @@ def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHO
     shots: list[int] = []
     if rng.random() < shots_share:
         for _ in range(rng.randint(1, 6)):
-            other = spec if rng.random() < 0.6 else TASKS[rng.choice(NAMES)]
+            other = spec if rng.random() < 0.6 else TASKS[rng.choice(SHORT)]
             shot = other.sample(rng, "train", sample.template if other is spec else None)
             turn = [*encode(shot.prompt), SEP_ID, *encode(shot.answer), *NEWLINE]
             if len(shots) + len(turn) + len(prompt) > LONGEST_PROMPT:

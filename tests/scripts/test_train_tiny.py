@@ -21,7 +21,7 @@ from scripts.tiny.data import FAR_WEIGHT, NAMES, SHARES, TAIL_WEIGHT, batches, m
 from scripts.tiny.model import build_model
 from scripts.tiny.optim import orthogonalize
 from scripts.tiny.validate import decode_blocks
-from scripts.train_tiny import Run, Trainer, learning_rate, parse_emphasis
+from scripts.train_tiny import Run, Trainer, learning_rate, parse_emphasis, parse_tasks
 
 
 def tiny_run(folder: Path, steps: int) -> Run:
@@ -49,6 +49,7 @@ def tiny_run(folder: Path, steps: int) -> Run:
         floor=0.1,
         emphasis="",
         shots_share=0.06,
+        tasks="all,long",
         start=None,
         compiled=False,
     )
@@ -173,6 +174,30 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
     assert len(tokenizer) == model.config.vocab_size
 
 
+def test_a_run_trains_on_the_tasks_asked_for(tmp_path):
+    trainer = Trainer(dataclasses.replace(tiny_run(tmp_path, steps=8), tasks="sort,story"), 0)
+    assert {name for name, weight in zip(NAMES, trainer.mix(), strict=True) if weight} == {"sort", "story"}
+    seen = []
+    update = trainer._update
+    trainer._update = lambda batch, before: seen.extend(part.task for part in batch) or update(batch, before)
+    trainer.train()
+    assert {NAMES[task] for task in torch.cat(seen)} == {"sort", "story"}
+
+
+def test_a_run_killed_between_evaluations_continues_from_its_last_checkpoint(tmp_path, monkeypatch):
+    run = dataclasses.replace(tiny_run(tmp_path, steps=16), evaluate_every=1e9)
+    killed = Trainer(run, 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(killed, "_evaluate", lambda window: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.train()
+    assert killed.step == 16 and not run.out.exists()
+    resumed = Trainer(run, 0)
+    assert resumed.step == 8
+    resumed.train()
+    assert resumed.step == 16 and (run.out / "model.safetensors").exists()
+    assert not list(run.work.glob("*.tmp"))
+
+
 def test_a_run_starts_from_given_weights_and_shows_some_tasks_more_often(tmp_path):
     first = tiny_run(tmp_path / "first", steps=8)
     Trainer(first, 0).train()
@@ -190,6 +215,10 @@ def test_a_run_starts_from_given_weights_and_shows_some_tasks_more_often(tmp_pat
     assert mix["shuffle"] == 7 * mix["copy"] and mix["lines"] == 3 * mix["copy"]
     with pytest.raises(BadParameter, match="'shufle'; the tasks are copy"):
         parse_emphasis("shufle=7")
+    assert parse_tasks("all,long,story") == list(NAMES)
+    for wrong in ("storry", "oracle-latin4", "parallelbench/copy", ""):
+        with pytest.raises(BadParameter, match="give all, long or some of copy"):
+            parse_tasks(wrong)
 
 
 def test_training_lowers_the_loss(tmp_path):
