@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check docs format clean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test,dev,plots]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev,plots,docs]'
 	@touch $@
 
 demo: $(STAMP)
@@ -24,6 +24,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m scripts.api_docs build/docs
 
 format: $(STAMP)
 	$(BIN)/ruff format .
