@@ -76,3 +76,23 @@ def test_the_documented_declarations_exist():
         assert f"`{need}`" in declared and need in {f.name for f in fields(Prediction)}
     for scope in Scope.__members__.values():
         assert f"`Scope.{scope.name}`" in declared
+
+
+PAGES = [DOCS.parent / "README.md", DOCS.parent / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_named_modules_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert ":" in link or (page.parent / link).exists(), f"{page.name} links {link}"
+    for module in re.findall(r"python -m (scripts[\w.]+)", text):
+        assert (DOCS.parent / (module.replace(".", "/") + ".py")).exists(), f"{page.name} runs {module}"
+
+
+def test_every_page_is_listed_and_every_room_is_described():
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and page.name not in index] == []
+    rooms = (DOCS / "contributing.md").read_text(encoding="utf-8")
+    folders = [path.parent for path in (DOCS.parent / "dllm_decode").glob("*/__init__.py")]
+    assert [folder.name for folder in sorted(folders) if f"{folder.name}/`" not in rooms] == []
