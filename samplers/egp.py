@@ -53,15 +53,15 @@ class EGP(Policy):
 
     def begin(self, view: View) -> Replay:  # noqa: D102
         budget = view.budget.tolist()
-        if len(self.reference) != len(budget):
-            raise PolicyError(
-                f"EGP has {len(self.reference)} reference rows for {len(budget)} prompts; give one each."
-            )
+        names = range(len(budget)) if view.name is None else view.name.tolist()
         reference = torch.full_like(view.tokens, view.mask_id)
-        for row, (cells, tokens) in enumerate(zip(budget, self.reference, strict=True)):
+        for row, (name, cells) in enumerate(zip(names, budget, strict=True)):
+            if name >= len(self.reference):
+                raise PolicyError(f"EGP has {len(self.reference)} reference rows, but none for prompt {name}.")
+            tokens = self.reference[name]
             if len(tokens) != cells:
                 raise PolicyError(
-                    f"EGP's reference {row} has {len(tokens)} tokens, but {cells} cells are to be decoded; "
+                    f"EGP's reference {name} has {len(tokens)} tokens, but {cells} cells are to be decoded; "
                     "decode it with the same max_new_tokens and without EoTP."
                 )
             reference[row, :cells] = torch.tensor(tokens, device=reference.device)

@@ -191,10 +191,10 @@ def measure(name: str, policy: Policy, size: Size, steps: int, repeats: int) -> 
     generator = torch.Generator().manual_seed(0)
     for number in range(5 * RUNS):
         ids = torch.randint(SMALL_VOCABULARY - 1, (size.batch, 8), generator=generator).tolist()
-        run = sampler._begin([row[: 4 + i % 5] for i, row in enumerate(ids)], None, settings)
-        watch = Stopwatch(run.policy, repeats)
-        run.policy, run.events = watch, True  # type: ignore[assignment]
-        for _ in run.steps():
+        feed = sampler.feed(sampler.requests([row[: 4 + i % 5] for i, row in enumerate(ids)]))
+        watch = Stopwatch(feed.pool.batch.policy, repeats)
+        feed.pool.batch.policy = watch  # type: ignore[assignment]
+        for _ in feed.ticks():
             if watch.steps and (watch.steps[-1][0] < size.batch or len(watch.steps) > steps // RUNS + 1):
                 break
         if number:  # the first run warms up: kernels, memory

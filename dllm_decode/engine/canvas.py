@@ -25,6 +25,7 @@ class Rows:
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
         step, block_step, block_index: forwards in all, forwards in this block, index of the block.
         live: bool ``[B]``. ``holes``: bool ``[B]``, some cell behind the first was given (infilling).
+        name: long ``[B]``, index of the row among all that one call decodes.
         full_forwards, rows_forwarded, tokens_forwarded: long ``[B]``, costs so far.
     """
 
@@ -42,18 +43,29 @@ class Rows:
     block_index: Tensor
     live: Tensor
     holes: Tensor
+    name: Tensor
     full_forwards: Tensor
     rows_forwarded: Tensor
     tokens_forwarded: Tensor
 
     @classmethod
     def begin(
-        cls, canvases: list[list[int]], offsets: list[int], mask_id: int, pad_id: int, device: torch.device
+        cls,
+        canvases: list[list[int]],
+        offsets: list[int],
+        mask_id: int,
+        pad_id: int,
+        device: torch.device,
+        slots: int | None = None,
+        names: list[int] | None = None,
     ) -> Rows:
-        """Lay out rows: each a whole sequence (prompt and masks), ragged, with the slot of its first cell."""
+        """Lay out rows: each a whole sequence (prompt and masks), ragged, with the slot of its first cell.
+
+        ``slots``: N, by default the longest row's; ``names``: by default 0, 1, ...
+        """
         lengths = [len(c) - o for c, o in zip(canvases, offsets, strict=True)]
-        wide = max(map(len, canvases))
-        slots = torch.tensor([c + [pad_id] * (wide - len(c)) for c in canvases], device=device)
+        wide = max(map(len, canvases)) if slots is None else slots
+        laid = torch.tensor([c + [pad_id] * (wide - len(c)) for c in canvases], device=device)
         budget = torch.tensor(lengths, device=device)
 
         holes = [any(token != mask_id for token in c[o:]) for c, o in zip(canvases, offsets, strict=True)]
@@ -62,8 +74,8 @@ class Rows:
             return torch.zeros_like(budget)
 
         return cls(
-            slots,
-            slots != mask_id,
+            laid,
+            laid != mask_id,
             torch.zeros_like(budget, dtype=torch.bool),
             torch.tensor(offsets, device=device),
             budget,
@@ -76,10 +88,18 @@ class Rows:
             zeros() - 1,
             torch.ones_like(budget, dtype=torch.bool),
             torch.tensor(holes, device=device),
+            torch.tensor(range(len(canvases)) if names is None else names, device=device),
             zeros(),
             zeros(),
             zeros(),
         )
+
+    @classmethod
+    def empty(cls, places: int, slots: int, pad_id: int, device: torch.device) -> Rows:
+        """Places without rows: nothing is live."""
+        rows = cls.begin([[]] * places, [0] * places, -1, pad_id, device, slots=slots)
+        rows.live.zero_()
+        return rows
 
     @property
     def width(self) -> int:
@@ -131,6 +151,7 @@ class Rows:
             eos_ids=eos_ids,
             generators=generators,
             given=self._in_cells(self.given, width) & valid if bool(self.holes.any()) else None,
+            name=self.name,
         )
 
     def advance(self, masked: Tensor, done: Tensor, block_length: int | None) -> None:

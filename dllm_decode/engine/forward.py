@@ -254,7 +254,7 @@ class Forwarder:
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
         scores = self.step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):
-            raise self._not_finite(scores, marks, group.step, ids, whose)
+            raise self._not_finite(scores, marks, group, whose)
         self.calls += 1
         cost = 2 if self.guided else 1
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
@@ -266,16 +266,14 @@ class Forwarder:
         behind = view.text_behind if self.rule.ends else None
         return None if behind is None else torch.cat([behind[mark] for mark in marks])
 
-    def _not_finite(
-        self, scores: Scores, marks: list[Tensor], step: Tensor, ids: Tensor, whose: Tensor
-    ) -> NotFiniteError:
+    def _not_finite(self, scores: Scores, marks: list[Tensor], group: Rows, whose: Tensor) -> NotFiniteError:
         """The first row and step at fault. A softmax over NaN or infinity is NaN, wherever in the row it stands."""
         rows = torch.cat([mark.nonzero()[:, 0] for mark in marks]).to(scores.confidence.device)
         row = int(whose[rows[~scores.confidence.isfinite()][0]])
         wide = self.model.dtype == torch.float32
         return NotFiniteError(
-            f"model {self.model.name!r} gave scores that are no finite numbers (row {int(ids[row])}, step "
-            f"{int(step[row]) + 1}, in {str(self.model.dtype).removeprefix('torch.')}); try "
+            f"model {self.model.name!r} gave scores that are no finite numbers (row {int(group.name[row])}, step "
+            f"{int(group.step[row]) + 1}, in {str(self.model.dtype).removeprefix('torch.')}); try "
             + ("another dtype, or another copy of its weights." if wide else "another dtype, such as float32.")
         )
 

@@ -1,83 +1,119 @@
-"""The loop: the only place where canvases advance.  It knows no policy by name.
+"""The loop's one step: the only place where canvases advance.  It knows no policy by name.
 
-Each iteration takes the live rows, grouped by phase (opening a block, inside one), forwards every group once, and lets
-the policy decide.  Rows advance on their own: nobody waits for the slowest row's block, finished rows leave.
+A batch has fixed places.  Rows are put there and taken away between steps; a step takes some of them, all in need of
+the same kind of forward, forwards them once, and lets the policy decide.  Who steps when is the pool's affair
+(``dllm_decode.engine.pool``); it changes no result, because rows know nothing of each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.deltas import deltas_of
 from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import Forwarder
+from dllm_decode.engine.randomness import row_generator
+from dllm_decode.engine.request import Request
+from dllm_decode.engine.step import canvas_device
 from dllm_decode.engine.trace import Trace, TraceStep
 from dllm_decode.interface.model import DenoisingModel
-from samplers import Decision, PolicyError, Prediction, View, map_rows, merge_rows, settle, validate
+from samplers import Composition, Decision, PolicyError, Prediction, View, map_rows, merge_rows, settle, validate
 from samplers.contract.memory import Memory
-from samplers.contract.policy import Composition
 
 
-@dataclass
-class Run:
-    """One ``generate`` call in progress.
+class Batch:
+    """Rows at fixed places, decoded under one policy, cache and config.
 
     Attributes:
-        model, policy, config: what decodes. ``rows``: all rows. ``forwarder``: the way to the model.
-        traces: one per row. ``events``: somebody listens to them. ``on_prediction``: sees what the policy sees.
+        model, policy, config: what decodes. ``forwarder``: the way to the model.
+        rows: what stands at the places; a place that is free has no cells. ``memory``: the policy's, by place.
+        requests, traces, generators: by place, ``None`` where it is free.
+        spent: forwards and their tokens by phase, and cells committed.
+        on_prediction: sees what the policy sees.
     """
 
-    model: DenoisingModel
-    policy: Composition
-    config: GenerationConfig
-    rows: Rows
-    forwarder: Forwarder
-    traces: list[Trace]
-    generators: tuple[torch.Generator, ...]
-    width: int
-    events: bool = False
-    on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
-    memory: Memory = field(default=None, repr=False)
+    def __init__(
+        self,
+        model: DenoisingModel,
+        policy: Composition,
+        config: GenerationConfig,
+        cache: str,
+        places: int,
+        slots: int,
+        cells: int,
+    ) -> None:
+        """Make room for ``places`` rows of up to ``slots`` tokens, of which up to ``cells`` are decoded."""
+        self.model, self.policy, self.config = model, policy, config
+        self.places, self.slots, self.width = places, slots, cells
+        self.rows = Rows.empty(places, slots, model.pad_id, canvas_device(model, policy))
+        self.forwarder = Forwarder(model, policy, config, cache, places, slots)
+        self.memory: Memory = None
+        self.requests: list[Request | None] = [None] * places
+        self.traces: list[Trace | None] = [None] * places
+        self.generators: list[torch.Generator | None] = [None] * places
+        self.spent: Counter[str] = Counter()
+        self.on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
 
     @torch.no_grad()
-    def steps(self) -> Iterator[StepEvent]:
-        """Decode until no row is live; yields events while somebody listens."""
-        rows = self.rows
-        view = self._view(rows, range(len(self.traces)))
-        self.memory = self.policy.begin(view)
-        rows.advance(view.masked, torch.ones_like(rows.live), self.config.block_length)
-        try:
-            while bool(rows.live.any()):
-                groups = self._groups()
-                for ids in groups:
-                    yield from self._step(ids, alone=len(groups) == 1)
-        finally:
-            self.forwarder.step.close()
+    def put(self, places: list[int], requests: Sequence[Request]) -> None:
+        """Begin rows at places that are free."""
+        generators = [row_generator(request.config.seed, request.place) for request in requests]
+        fresh = Rows.begin(
+            [request.ids for request in requests],
+            [request.offset for request in requests],
+            self.model.mask_id,
+            self.model.pad_id,
+            self.rows.slots.device,
+            slots=self.slots,
+            names=[request.row for request in requests],
+        )
+        view = fresh.view(self.width, self.model.mask_id, self.model.eos_ids, tuple(generators))
+        memory = self.policy.begin(view)
+        fresh.advance(view.masked, torch.ones_like(fresh.live), self.config.block_length)
+        for place, request, generator in zip(places, requests, generators, strict=True):
+            self.requests[place], self.generators[place] = request, generator
+            ids, offset = request.ids, request.offset
+            self.traces[place] = (
+                Trace(ids[:offset], ids[offset:], self.model.mask_id, meta=dict(request.meta))
+                if request.trace
+                else None
+            )
+        where = torch.tensor(places, device=self.rows.slots.device)
+        self.rows.put(where, fresh)
+        if self.memory is None:  # the shapes beside the row's depend on setting and width, not on how many rows began
+            self.memory = map_rows(memory, lambda x: x.new_zeros(self.places, *x.shape[1:]))
+        self.memory = merge_rows(self.memory, where, memory)
 
-    def _groups(self) -> list[Tensor]:
-        """Ids of the live rows, one group per kind of forward they need next."""
-        live = self.rows.live.nonzero()[:, 0]
-        opening = self.rows.block_step[live] == 0
-        if self.forwarder.cache is None and not {"query", "block_length"} <= set(self.policy.roles):
-            return [live]  # without a cache every forward is the full row
-        full = self.forwarder.is_full(self.rows)[live]
-        return [ids for ids in (live[full], live[opening & ~full], live[~opening]) if len(ids)]
+    def clear(self, place: int) -> None:
+        """Free a place; nothing of its row is read again."""
+        self.requests[place] = self.traces[place] = self.generators[place] = None
+        self.rows.live[place] = False
 
-    def _view(self, rows: Rows, ids: list[int] | range) -> View:
-        generators = tuple(self.generators[i] for i in ids)
-        return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators)
+    @torch.no_grad()
+    def step(self, ids: Tensor, alone: bool) -> dict[int, StepEvent]:
+        """Forward some live rows once, and do what the policy makes of it.
 
-    def _step(self, ids: Tensor, alone: bool) -> Iterator[StepEvent]:
-        """One forward of a group of rows (``alone``: of all that are live), and what the policy makes of it."""
-        policy, everyone, names = self.policy, len(ids) == len(self.traces), ids.tolist()
-        group = self.rows if everyone else self.rows.select(ids)
+        Nothing is put back before the policy's decision has been checked: a step that raises has moved no row (but
+        drawn from its generator).
+
+        Args:
+            ids: long ``[R]``, their places; all need the same kind of forward.
+            alone: no other row is stepped before these are again.
+
+        Returns:
+            An event per place whose request listens.
+        """
+        policy, everyone, places = self.policy, len(ids) == self.places, ids.tolist()
+        group = self.rows.select(ids)
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
-        view = self._view(group, names)
+        view = self._view(group, places)
         opening = group.block_step == 0
         query = policy.query(view, memory)
         if query is not None and query.canvases is not None:
@@ -92,21 +128,25 @@ class Run:
             if length is not None:
                 end = torch.minimum(group.start + length.clamp(min=1), group.length)
                 group.end = torch.where(opening, end, group.end)
-        view = self._view(group, names)
+        view = self._view(group, places)
         prediction = replace(prediction, open=self._open(prediction, view))
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)
         prediction, memory = policy.rescore(seen, prediction, memory)
         if self.on_prediction is not None:
-            self.on_prediction(names, view, prediction)
+            self.on_prediction(group.name.tolist(), view, prediction)
         decided, memory = policy.decide(view, prediction, memory)
         decision, memory = policy.finish(view, prediction, decided, memory)
         decision = settle(view, decision)
         validate(policy, view, decision)
 
         self._apply(group, decision)
-        after = self._view(group, names)
+        after = self._view(group, places)
         group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
-        self._record(names, group, view, prediction, decision, ~decided.write, opening, spent)
+        requests = [self.requests[place] for place in places]
+        heard = [request is not None and (request.trace or request.on_step is not None) for request in requests]
+        deltas: list[TraceStep] = []
+        if any(heard):
+            deltas = deltas_of(group, view, prediction, decision, ~decided.write, opening, spent)
         where = group.start.clone(), group.end.clone(), group.block_index.clone()
         group.block_step = group.block_step + 1
         done = ~after.open.any(-1)
@@ -116,12 +156,28 @@ class Run:
             done |= decision.stop
         group.advance(after.masked, done, self.config.block_length)
         if everyone:
-            self.memory = memory
+            self.rows, self.memory = group, memory
         else:
             self.rows.put(ids, group)
             self.memory = merge_rows(self.memory, ids, memory)
-        if self.events:
-            yield from self._events(names, group, after, opening, where)
+        self._count(view, after, opening, group.tokens_forwarded - spent[1])
+        for place, delta in zip(places, deltas, strict=False):
+            trace = self.traces[place]
+            if trace is not None:
+                trace.steps.append(delta)
+        if not any(request is not None and request.on_step is not None for request in requests):
+            return {}
+        return self._events(places, requests, deltas, group, after, opening, where)
+
+    def _view(self, rows: Rows, places: list[int]) -> View:
+        generators = tuple(g for g in (self.generators[place] for place in places) if g is not None)
+        return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators)
+
+    def _count(self, before: View, after: View, opening: Tensor, tokens: Tensor) -> None:
+        phase = "opening" if bool(opening.all()) else "block"
+        self.spent[f"forwards_{phase}"] += 1
+        self.spent[f"tokens_{phase}"] += int(tokens.sum())
+        self.spent["committed"] += int((before.masked & ~after.masked & after.valid).sum())
 
     def _refuse_drafts(self, opening: Tensor) -> None:
         """Canvases cannot stand for the forward that fills a cache, or on which a block is measured."""
@@ -147,91 +203,42 @@ class Run:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)
 
-    def _record(
-        self,
-        names: list[int],
-        group: Rows,
-        view: View,
-        prediction: Prediction,
-        decision: Decision,
-        undecided: Tensor,
-        opening: Tensor,
-        spent: tuple[Tensor, Tensor],
-    ) -> None:
-        """Append one delta per row to the traces."""
-        row, cell = decision.write.nonzero(as_tuple=True)
-        confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
-        order = decision.order if decision.order is not None else -confidence
-        # Three stable sorts, least important key first: cell (already so), order, row.
-        rank = order[row, cell].double().masked_fill(undecided[row, cell], torch.inf)  # what was filled comes last
-        by = rank.sort(stable=True).indices
-        by = by[row[by].sort(stable=True).indices]
-        row, cell = row[by], cell[by]
-        columns = (
-            row,
-            cell,
-            view.tokens[row, cell],
-            decision.values[row, cell],
-            confidence[row, cell],
-            undecided[row, cell],
-        )
-        written: list[list[tuple[int, int, int, float]]] = [[] for _ in names]
-        filled: list[list[int]] = [[] for _ in names]
-        for r, c, old, new, p, fill in zip(*(x.tolist() for x in columns), strict=True):
-            if old != new:
-                written[r].append((c, old, new, round(p, 6)))
-                if fill:
-                    filled[r].append(c)
-        facts = torch.stack(
-            [
-                group.step,
-                group.block_index,
-                group.start,
-                group.end,
-                opening.long(),
-                group.length,
-                group.rows_forwarded - spent[0],
-                group.tokens_forwarded - spent[1],
-            ]
-        ).T.tolist()
-        for name, (step, block, start, end, opens, length, rows, tokens), cells, fills in zip(
-            names, facts, written, filled, strict=True
-        ):
-            c, old, new, p = (list(x) for x in zip(*cells, strict=True)) if cells else ([], [], [], [])
-            self.traces[name].steps.append(
-                TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens, fills)
-            )
-
     def _events(
-        self, names: list[int], group: Rows, after: View, opening: Tensor, where: tuple[Tensor, Tensor, Tensor]
-    ) -> Iterator[StepEvent]:
-        settled = (after.masked.cumsum(-1) == 0).logical_and(after.valid).sum(-1)
+        self,
+        places: list[int],
+        requests: list[Request | None],
+        deltas: list[TraceStep],
+        group: Rows,
+        after: View,
+        opening: Tensor,
+        where: tuple[Tensor, Tensor, Tensor],
+    ) -> dict[int, StepEvent]:
+        settled = settled_cells(after)
         if self.policy.revises:  # what may still be revoked is not settled
             settled = torch.where(group.live, torch.minimum(settled, group.start), settled)
         live, starts, ends, blocks = group.live.tolist(), *(x.tolist() for x in where)
-        tokens, lengths, opens = after.tokens.tolist(), group.length.tolist(), opening.tolist()
-        for i, name in enumerate(names):
-            step = self.traces[name].steps[-1]
-            yield StepEvent(
-                row=name,
+        lengths, opens = group.length.tolist(), opening.tolist()
+        events = {}
+        for i, (place, request, step) in enumerate(zip(places, requests, deltas, strict=True)):
+            if request is None or request.on_step is None:
+                continue
+            events[place] = StepEvent(
+                row=request.row,
                 step=step.step,
                 block=blocks[i],
                 start=starts[i],
                 end=ends[i],
                 opening=opens[i],
-                tokens=tuple(tokens[i][: lengths[i]]),
+                tokens=tuple(after.tokens[i, : lengths[i]].tolist()),
                 cells=tuple(step.cells),
                 values=tuple(step.new),
                 confidence=tuple(step.confidence),
                 settled=int(settled[i]),
                 finished=not live[i],
             )
+        return events
 
 
-def _confidence(prediction: Prediction, decision: Decision) -> Tensor:
-    """Fp32 ``[B, G]``: each cell's confidence in the branch on which it was decided."""
-    if prediction.branches == 1:
-        return prediction.confidence
-    by_branch = prediction.confidence.unflatten(0, (-1, prediction.branches))
-    turn = torch.zeros_like(decision.values) if decision.turn is None else decision.turn.clamp(min=0)
-    return by_branch.gather(1, turn[:, None])[:, 0]
+def settled_cells(view: View) -> Tensor:
+    """Long ``[B]``: leading cells without a mask."""
+    return ((view.masked.cumsum(-1) == 0) & view.valid).sum(-1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dllm_decode.engine.pool import Pool
+from dllm_decode.engine.request import Outcome
 from dllm_decode.engine.trace import Trace
 
 
@@ -44,6 +46,31 @@ class GenerationResult:
     model_seconds: float
     discarded_forwards: int = 0
 
+    @classmethod
+    def of(cls, pool: Pool, outcomes: Sequence[Outcome], seconds: float) -> GenerationResult:
+        """The outcomes of a run of a pool, in the order given."""
+        model, forwarder = pool.batch.model, pool.batch.forwarder
+        ends = [Ending.of_outcome(outcome, model.eos_ids) for outcome in outcomes]
+        texts = None
+        if model.tokenizer is not None:
+            texts = [model.tokenizer.decode(text_ids(*pair)) for pair in zip(outcomes, ends, strict=True)]
+        return cls(
+            sequences=[outcome.tokens for outcome in outcomes],
+            texts=texts,
+            nfe=[outcome.nfe for outcome in outcomes],
+            full_forwards=[outcome.full_forwards for outcome in outcomes],
+            rows_forwarded=[outcome.rows_forwarded for outcome in outcomes],
+            tokens_forwarded=[outcome.tokens_forwarded for outcome in outcomes],
+            content_tokens=[end.content for end in ends],
+            until_eos_tokens=[end.until_eos for end in ends],
+            canvas_tokens=[end.canvas for end in ends],
+            trace=[outcome.trace for outcome in outcomes if outcome.trace is not None],
+            calls=forwarder.calls,
+            seconds=seconds,
+            model_seconds=forwarder.seconds,
+            discarded_forwards=forwarder.step.discarded,
+        )
+
     @property
     def block_forwards(self) -> list[int]:
         """Forwards over less than the whole row."""
@@ -77,3 +104,15 @@ class Ending:
         cells = next(ends, len(tokens))
         content = cells - sum(given[:cells])
         return cls(cells, content, content + (cells < len(tokens)), len(tokens) - sum(given))
+
+    @classmethod
+    def of_outcome(cls, outcome: Outcome, eos_ids: Sequence[int]) -> Ending:
+        """The same of a row that has left its pool."""
+        return cls.of(outcome.tokens, outcome.given, eos_ids)
+
+
+def text_ids(outcome: Outcome, end: Ending) -> list[int]:
+    """Ids of the row's text: what was decoded, up to its end; when infilling the whole text, its given part too."""
+    request = outcome.request
+    head = request.ids[: request.offset] if request.config.infill else []
+    return [*head, *outcome.tokens[: end.cells]]

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dllm_decode.config import GenerationConfig
-from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.cost import memory_errors_explained
 from dllm_decode.engine.events import StepEvent
-from dllm_decode.engine.forward import CACHES, Forwarder, can_shadow
-from dllm_decode.engine.loop import Run
+from dllm_decode.engine.forward import CACHES, can_shadow
 from dllm_decode.engine.policy_file import policy_string
-from dllm_decode.engine.randomness import Place, places_of, row_generator
-from dllm_decode.engine.result import Ending, GenerationResult
-from dllm_decode.engine.step import canvas_device
+from dllm_decode.engine.pool import Feed
+from dllm_decode.engine.prompts import Prompt, lay_out, several
+from dllm_decode.engine.randomness import Place, places_of
+from dllm_decode.engine.request import Outcome, Request
+from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.streaming import StreamRelay
-from dllm_decode.engine.trace import Trace
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.interface.text import token_ids
 from samplers import Composition, EosStop, Policy, Prediction, Setting, View, parse_policy, spell
 from samplers.contract import Scope
 from samplers.registry import suggest
 
-#: A prompt: text, chat messages, or token ids.
-Prompt = str | Sequence[dict[str, str]] | Sequence[int]
+#: Rows that are decoded together when nobody says how many.
+BATCH_SIZE = 64
 
 
 class DiffusionSampler:
@@ -126,6 +123,7 @@ class DiffusionSampler:
         streamer: Any = None,
         num_samples: int = 1,
         places: Iterable[int | Place] | None = None,
+        batch_size: int = BATCH_SIZE,
         **overrides: Any,
     ) -> GenerationResult:
         """Decode a batch of prompts of any lengths; each row gets exactly what it would get alone.
@@ -141,147 +139,133 @@ class DiffusionSampler:
             places: with a temperature above 0, the prompts' indices in the job that this call is a part of (such as
                 ``range(64, 96)``), or pairs (index, number of the first sample); default 0, 1, .... A row draws from
                 (seed, index, sample) alone, so that answers do not depend on how a job is cut into calls.
+            batch_size: rows decoded together; a prompt beyond them joins as soon as one has ended. Changes no answer.
             **overrides: settings of :class:`GenerationConfig` for this call.
         """
-        config = self.config.replace(**overrides) if overrides else self.config
-        several = self._several(prompts)
-        rows = places_of(len(several), num_samples, places)
-        run = self._begin([prompt for prompt in several for _ in range(num_samples)], chat, config, rows)
-        if streamer is not None and len(run.traces) > 1:
+        listed = several(prompts)
+        if streamer is not None and len(listed) * num_samples > 1:
             raise DllmError(
-                f"a streamer follows one prompt, but {len(run.traces)} were given; call generate per prompt."
+                f"a streamer follows one prompt, but {len(listed) * num_samples} were given; call generate per prompt."
             )
+        listeners: list[Callable[[StepEvent], None]] = [] if on_step is None else [on_step]
+        if streamer is not None:
+            listeners.append(StreamRelay(streamer))
+
+        def heard(event: StepEvent) -> None:
+            for listener in listeners:
+                listener(event)
+
+        requests = self.requests(
+            listed,
+            chat=chat,
+            num_samples=num_samples,
+            places=places,
+            trace=True,
+            on_step=heard if listeners else None,
+            **overrides,
+        )
+        return self.run(requests, batch_size=batch_size, on_prediction=on_prediction)
+
+    def run(
+        self,
+        requests: Sequence[Request],
+        *,
+        batch_size: int = BATCH_SIZE,
+        on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None,
+    ) -> GenerationResult:
+        """Decode requests of this sampler, of any lengths and seeds; the result has them in their order."""
         began = time.perf_counter()
-        run.events = on_step is not None or streamer is not None
-        run.on_prediction = on_prediction
-        relay = None if streamer is None else StreamRelay(streamer)
-        with memory_errors_explained(self.model, len(run.traces), run.rows.slots.shape[1], self.cache, config):
-            for event in run.steps():
-                if on_step is not None:
-                    on_step(event)
-                if relay is not None:
-                    relay(event)
-        return self._result(run, time.perf_counter() - began)
+        feed = self.feed(requests, batch_size)
+        batch = feed.pool.batch
+        batch.on_prediction = on_prediction
+        with memory_errors_explained(self.model, batch.places, batch.slots, self.cache, requests[0].config):
+            outcomes = {id(outcome.request): outcome for outcome in feed.outcomes()}
+        seconds = time.perf_counter() - began
+        return GenerationResult.of(feed.pool, [outcomes[id(request)] for request in requests], seconds)
 
     def stream(self, prompt: Prompt, *, chat: bool | None = None, **overrides: Any) -> Iterator[StepEvent]:
         """Decode one prompt and yield a :class:`StepEvent` after every forward; ``event.settled`` cells are final."""
-        config = self.config.replace(**overrides) if overrides else self.config
-        run = self._begin([prompt], chat, config, [(0, 0)])
-        run.events = True
-        return run.steps()
+        events: deque[StepEvent] = deque()
+        feed = self.feed(self.requests([prompt], chat=chat, on_step=events.append, **overrides))
 
-    @staticmethod
-    def _several(prompts: Any) -> list[Prompt]:
-        """One prompt or a list of prompts -> a list of prompts."""
-        if isinstance(prompts, str):
-            return [prompts]
-        if hasattr(prompts, "tolist"):  # ids as a tensor or an array
-            prompts = prompts.tolist()
-        if not isinstance(prompts, Sequence):
-            raise DllmError(f"{prompts!r:.80} is no prompt; pass text, chat messages or token ids, one or several.")
-        prompts = list(prompts)
-        if not prompts:
-            raise DllmError("no prompt was given; pass text, chat messages or token ids.")
-        if isinstance(prompts[0], (int, dict)):
-            return [prompts]
-        return prompts
+        def steps() -> Iterator[StepEvent]:
+            for _ in feed.ticks():
+                while events:
+                    yield events.popleft()
+
+        return steps()
+
+    def requests(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        chat: bool | None = None,
+        num_samples: int = 1,
+        places: Iterable[int | Place] | None = None,
+        trace: bool = False,
+        on_step: Callable[[StepEvent], None] | None = None,
+        on_done: Callable[[Outcome], None] | None = None,
+        **overrides: Any,
+    ) -> list[Request]:
+        """Check prompts and settings, and make of each prompt the request that a pool takes.
+
+        Args:
+            prompts: one or several.
+            chat: as of :meth:`generate`.
+            num_samples: likewise.
+            places: likewise.
+            trace: keep traces.
+            on_step: see :class:`~dllm_decode.engine.request.Request`.
+            on_done: likewise.
+            **overrides: settings of :class:`GenerationConfig` for these.
+        """
+        config = self.config.replace(**overrides) if overrides else self.config
+        policy = self._bound(config)
+        listed = several(prompts)
+        where = places_of(len(listed), num_samples, places)
+        laid = [
+            row for row in zip(*lay_out(self.model, listed, chat, config), strict=True) for _ in range(num_samples)
+        ]
+        meta = {
+            "policy": spell(self.policy),
+            "cache": self.cache,
+            "model": self.model.name,
+            "config": config.to_dict(),
+        }
+        return [
+            Request(
+                ids,
+                offset,
+                policy,
+                self.cache,
+                config,
+                place,
+                row,
+                trace,
+                {**meta, "row": place[0], "sample": place[1]},
+                on_step,
+                on_done,
+            )
+            for row, ((ids, offset), place) in enumerate(zip(laid, where, strict=True))
+        ]
+
+    def feed(self, requests: Sequence[Request], batch_size: int = BATCH_SIZE, isolate: bool = False) -> Feed:
+        """Decode requests of this sampler (at least one) in any number: :meth:`Feed.outcomes` gives them as they end.
+
+        Args:
+            requests: from :meth:`requests`; lengths and seeds may differ.
+            batch_size: rows decoded together.
+            isolate: a row that fails has its error in its outcome; without it the error ends the run.
+        """
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise DllmError(f"batch_size is {batch_size!r}; give a whole number from 1 up.")
+        if not requests:
+            raise DllmError("no request was given; make some with DiffusionSampler.requests.")
+        return Feed.of(self.model, requests, batch_size, isolate)
 
     def check(self, prompts: Prompt | Sequence[Prompt], *, chat: bool | None = None, **overrides: Any) -> None:
         """Raise what :meth:`generate` would raise for these prompts and settings, without a forward."""
-        config = self.config.replace(**overrides) if overrides else self.config
-        self._bound(config)
-        self._lay_out(self._several(prompts), chat, config)
-
-    def _lay_out(
-        self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig
-    ) -> tuple[list[list[int]], list[int]]:
-        """Whole rows (prompt, then masks) and the slot of each row's first cell; everything wrong is found here."""
-        model, mask = self.model, self.model.mask_id
-        whole, offsets = [], []
-        for number, prompt in enumerate(prompts):
-            ids = self._encode(prompt, chat, number)
-            masks = [i for i, token in enumerate(ids) if token == mask]
-            if masks and not config.infill:
-                raise DllmError(
-                    f"prompt {number} holds the mask token {mask} at position {masks[0]}; "
-                    "pass infill=True to decode it, or remove it."
-                )
-            offset = masks[0] if masks else len(ids)
-            row = ids + [mask] * config.max_new_tokens
-            if offset == len(row):
-                raise DllmError(f"prompt {number} has nothing to decode; give it masks or max_new_tokens above 0.")
-            if model.max_length is not None and len(row) > model.max_length:
-                raise DllmError(
-                    f"prompt {number} has {len(ids)} tokens and {config.max_new_tokens} are to be generated, but "
-                    f"{model.name} was made for {model.max_length} in all; shorten one of them."
-                )
-            whole.append(row)
-            offsets.append(offset)
-        return whole, offsets
-
-    @torch.no_grad()
-    def _begin(
-        self, prompts: list[Prompt], chat: bool | None, config: GenerationConfig, places: Sequence[Place]
-    ) -> Run:
-        """Check everything that can be wrong, then lay out the rows."""
-        policy = self._bound(config)
-        model, mask = self.model, self.model.mask_id
-        whole, offsets = self._lay_out(prompts, chat, config)
-        rows = Rows.begin(whole, offsets, mask, model.pad_id, canvas_device(model, policy))
-        meta = {"policy": spell(self.policy), "cache": self.cache, "model": model.name, "config": config.to_dict()}
-        traces = [
-            Trace(row[:o], row[o:], mask, meta={**meta, "row": prompt, "sample": sample})
-            for row, o, (prompt, sample) in zip(whole, offsets, places, strict=True)
-        ]
-        generators = tuple(row_generator(config.seed, place) for place in places)
-        width = max(len(row) - o for row, o in zip(whole, offsets, strict=True))
-        forwarder = Forwarder(model, policy, config, self.cache, len(whole), max(map(len, whole)))
-        return Run(model, policy, config, rows, forwarder, traces, generators, width)
-
-    def _encode(self, prompt: Prompt, chat: bool | None, number: int) -> list[int]:
-        tokenizer, vocab = self.model.tokenizer, self.model.vocab_size
-        ids = None if isinstance(prompt, str) else token_ids(prompt)
-        if ids is not None:
-            wrong = [t for t in ids if not 0 <= t < vocab]
-            if wrong:
-                raise DllmError(f"prompt {number} holds token id {wrong[0]}, but the vocabulary is 0..{vocab - 1}.")
-            return ids
-        if tokenizer is None:
-            raise DllmError(f"model {self.model.name!r} has no tokenizer; give prompt {number} as token ids.")
-        return tokenizer.encode_prompt(prompt, tokenizer.chat_template is not None if chat is None else chat)
-
-    def _result(self, run: Run, seconds: float) -> GenerationResult:
-        rows, infill = run.rows, run.config.infill
-        tokens = rows.cells(run.width).tolist()
-        sequences = [row[:n] for row, n in zip(tokens, rows.length.tolist(), strict=True)]
-        ends = [
-            Ending.of(
-                sequence, [token != trace.mask_id for token in trace.canvas[: len(sequence)]], self.model.eos_ids
-            )
-            for sequence, trace in zip(sequences, run.traces, strict=True)
-        ]
-        tokenizer = self.model.tokenizer
-        texts = None
-        if tokenizer is not None:
-            heads = [trace.prompt if infill else [] for trace in run.traces]
-            rows_read = zip(heads, sequences, ends, strict=True)
-            texts = [tokenizer.decode([*head, *s[: end.cells]]) for head, s, end in rows_read]
-        return GenerationResult(
-            sequences=sequences,
-            texts=texts,
-            nfe=rows.step.tolist(),
-            full_forwards=rows.full_forwards.tolist(),
-            rows_forwarded=rows.rows_forwarded.tolist(),
-            tokens_forwarded=rows.tokens_forwarded.tolist(),
-            content_tokens=[end.content for end in ends],
-            until_eos_tokens=[end.until_eos for end in ends],
-            canvas_tokens=[end.canvas for end in ends],
-            trace=run.traces,
-            calls=run.forwarder.calls,
-            seconds=seconds,
-            model_seconds=run.forwarder.seconds,
-            discarded_forwards=run.forwarder.step.discarded,
-        )
+        self.requests(prompts, chat=chat, **overrides)
 
 
 def _delimiter_ids(model: DenoisingModel) -> tuple[int, ...]:

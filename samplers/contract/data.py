@@ -72,6 +72,7 @@ class View:
         mask_id, eos_ids: special ids.
         given: bool ``[B, G]`` when infilling, else ``None``: cells that were never masked; no part changes them.
         generators: one random generator per row, seeded by (seed, prompt, sample): randomness never crosses rows.
+        name: long ``[B]``, index of each row among all that one call decodes; ``None`` = 0 to B - 1.
     """
 
     tokens: Tensor
@@ -102,6 +103,8 @@ class View:
         ends = self.is_eos(tokens) & self.valid
         behind = self.text_behind
         return ends if self.given is None or behind is None else ends & ~(self.given | behind)
+
+    name: Tensor | None = None
 
     @property
     def index(self) -> Tensor:
@@ -189,6 +192,7 @@ class View:
             eos_ids=self.eos_ids,
             generators=tuple(g for g in self.generators for _ in range(branches)),
             given=None if self.given is None else self.given.repeat_interleave(branches, 0),
+            name=None if self.name is None else self.name.repeat_interleave(branches),
         )
 
 

@@ -36,8 +36,8 @@ class Clock:
         self, sampler: DiffusionSampler, prompts: list[list[int]], forecast: Callable[[Rows], Forecast] | None = None
     ) -> None:
         """Decode the prompts; ``forecast`` replaces the policy's own, forward by forward."""
-        run = sampler._begin(prompts, None, sampler.config)  # type: ignore[arg-type]
-        forwarder, step = run.forwarder, run.forwarder.step
+        feed = sampler.feed(sampler.requests(prompts))
+        forwarder, step = feed.pool.batch.forwarder, feed.pool.batch.forwarder.step
         predict, ask = forwarder.predict, step.run
 
         def timed(group: Rows, *rest: Any) -> Any:
@@ -56,7 +56,7 @@ class Clock:
         forwarder.predict = timed  # type: ignore[method-assign, assignment]
         step.run = kept  # type: ignore[method-assign, assignment]
         try:
-            for _ in run.steps():
+            for _ in feed.ticks():
                 pass
         except Enough:
             pass

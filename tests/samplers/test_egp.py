@@ -52,7 +52,7 @@ def test_any_reference_is_reached() -> None:
 def test_refuses() -> None:
     with pytest.raises(PolicyError, match="EGP needs the outputs to aim at"):
         decode(tiny("llada"), "egp", [[1]], max_new_tokens=4)
-    with pytest.raises(PolicyError, match="EGP has 1 reference rows for 2 prompts; give one each"):
+    with pytest.raises(PolicyError, match="EGP has 1 reference rows, but none for prompt 1"):
         decode(tiny("llada"), EGP(((1, 2),)), [[1], [2]], max_new_tokens=2)
     with pytest.raises(PolicyError, match="EGP's reference 0 has 2 tokens, but 4 cells are to be decoded"):
         decode(tiny("llada"), EGP(((1, 2),)), [[1]], max_new_tokens=4)

@@ -87,11 +87,11 @@ def test_roles_are_pure(name: str) -> None:
         if "random" in spell(policy):  # its draws move on
             continue
         sampler = DiffusionSampler(model, policy, "none", config)
-        plain, run = (sampler._begin([[1, 2, 3], [4]], None, config) for _ in range(2))
-        run.policy = Stopwatch(run.policy, 3)  # type: ignore[assignment]
-        for _ in (*plain.steps(), *run.steps()):
-            pass
-        assert [trace.steps for trace in run.traces] == [trace.steps for trace in plain.traces], spell(policy)
+        plain, run = (sampler.feed(sampler.requests([[1, 2, 3], [4]], trace=True)) for _ in range(2))
+        run.pool.batch.policy = Stopwatch(run.pool.batch.policy, 3)  # type: ignore[assignment]
+        for one, other in zip(plain.outcomes(), run.outcomes(), strict=True):
+            assert one.trace is not None and other.trace is not None
+            assert (one.request.row, one.trace.steps) == (other.request.row, other.trace.steps), spell(policy)
 
 
 def test_parts_that_decide_nothing_run_beside_a_decider() -> None:

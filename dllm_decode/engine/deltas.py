@@ -1,0 +1,73 @@
+"""What a step changed, row by row: the lines of a trace."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.trace import TraceStep
+from samplers import Decision, Prediction, View
+
+
+def deltas_of(
+    group: Rows,
+    view: View,
+    prediction: Prediction,
+    decision: Decision,
+    undecided: Tensor,
+    opening: Tensor,
+    spent: tuple[Tensor, Tensor],
+) -> list[TraceStep]:
+    """What the step changed, per row."""
+    row, cell = decision.write.nonzero(as_tuple=True)
+    confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
+    order = decision.order if decision.order is not None else -confidence
+    # Three stable sorts, least important key first: cell (already so), order, row.
+    rank = order[row, cell].double().masked_fill(undecided[row, cell], torch.inf)  # what was filled comes last
+    by = rank.sort(stable=True).indices
+    by = by[row[by].sort(stable=True).indices]
+    row, cell = row[by], cell[by]
+    columns = (
+        row,
+        cell,
+        view.tokens[row, cell],
+        decision.values[row, cell],
+        confidence[row, cell],
+        undecided[row, cell],
+    )
+    written: list[list[tuple[int, int, int, float]]] = [[] for _ in range(len(group.step))]
+    filled: list[list[int]] = [[] for _ in range(len(group.step))]
+    for r, c, old, new, p, fill in zip(*(x.tolist() for x in columns), strict=True):
+        if old != new:
+            written[r].append((c, old, new, round(p, 6)))
+            if fill:
+                filled[r].append(c)
+    facts = torch.stack(
+        [
+            group.step,
+            group.block_index,
+            group.start,
+            group.end,
+            opening.long(),
+            group.length,
+            group.rows_forwarded - spent[0],
+            group.tokens_forwarded - spent[1],
+        ]
+    ).T.tolist()
+    deltas: list[TraceStep] = []
+    for (step, block, start, end, opens, length, rows, tokens), cells, fills in zip(
+        facts, written, filled, strict=True
+    ):
+        c, old, new, p = (list(x) for x in zip(*cells, strict=True)) if cells else ([], [], [], [])
+        deltas.append(TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens, fills))
+    return deltas
+
+
+def _confidence(prediction: Prediction, decision: Decision) -> Tensor:
+    """Fp32 ``[B, G]``: each cell's confidence in the branch on which it was decided."""
+    if prediction.branches == 1:
+        return prediction.confidence
+    by_branch = prediction.confidence.unflatten(0, (-1, prediction.branches))
+    turn = torch.zeros_like(decision.values) if decision.turn is None else decision.turn.clamp(min=0)
+    return by_branch.gather(1, turn[:, None])[:, 0]
