@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dllm_decode.tasks import group
 from scripts.tiny.data import NAMES, SHOTS_SHARE, Batch, batches
+from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
 from scripts.tiny.validate import accuracy
@@ -69,29 +69,6 @@ def learning_rate(run: Run, progress: float, step: int) -> float:
     """Warm-up, a plateau for the first ``hold`` of the budget, then linear to zero."""
     decay = 1.0 if progress < run.hold else (1 - progress) / (1 - run.hold)
     return run.lr * min(1.0, (step + 1) / WARMUP_STEPS) * max(decay, 0.0)
-
-
-def parse_emphasis(text: str) -> dict[str, float]:
-    """``"shuffle=4,lines=2"`` as factors of the tasks' weights in the mix."""
-    factors = {}
-    for part in filter(None, text.split(",")):
-        name, _, factor = part.partition("=")
-        if name not in NAMES:
-            raise typer.BadParameter(f"emphasis names {name!r}; the tasks are {', '.join(NAMES)}.")
-        try:
-            factors[name] = float(factor)
-        except ValueError:
-            raise typer.BadParameter(f"emphasis of {name} is {factor!r}; give a number, such as {name}=2.") from None
-    return factors
-
-
-def parse_tasks(text: str) -> list[str]:
-    """``"all"``, ``"long"``, ``"all,long"`` or names with commas as the tasks to train on."""
-    words = [word for word in text.split(",") if word]
-    wrong = [word for word in words if word not in (*NAMES, "all", "long")]
-    if wrong or not words:
-        raise typer.BadParameter(f"tasks is {text!r}; give all, long or some of {', '.join(NAMES)}, with commas.")
-    return list(dict.fromkeys(name for word in words for name in group(word)))
 
 
 class Trainer:
