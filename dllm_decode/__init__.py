@@ -45,7 +45,7 @@ _EXPORTS: dict[str, str] = {
     ),
     **dict.fromkeys(("LocalLeap", "AdaBlock", "Learn2PD", "EoTP", "EGP", "volatility_band"), "samplers"),
     **dict.fromkeys(("CCD", "CCDDS", "SchED", "Prophet", "FreeDave", "FreeDavePlus"), "samplers"),
-    **dict.fromkeys(("EntropyThreshold", "Hierarchy", "PcSampler", "Saber", "TokenTable"), "samplers"),
+    **dict.fromkeys(("Credit", "EntropyThreshold", "Hierarchy", "PcSampler", "Saber", "TokenTable"), "samplers"),
     **dict.fromkeys(("Wino",), "samplers"),
     **dict.fromkeys(("EntropyThreshold",), "samplers"),
     **dict.fromkeys(("Wino", "Lopa"), "samplers"),

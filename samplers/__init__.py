@@ -12,6 +12,7 @@ from samplers.contract.memory import map_rows, merge_rows
 from samplers.contract.policy import Composition, Policy, Scope
 from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
+from samplers.credit import Credit
 from samplers.egp import EGP
 from samplers.entropy_bound import EntropyBound
 from samplers.entropy_threshold import EntropyThreshold
@@ -40,6 +41,7 @@ __all__ = [
     "REGISTRY",
     "AdaBlock",
     "Composition",
+    "Credit",
     "Decision",
     "DeferEos",
     "EntropyBound",

@@ -31,6 +31,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
         "remask": _one_of(0.3, 0.6, 1.1, "none"),
     },
     "saber": {"least": _one_of(1, 2, 5)},
+    "credit": {"threshold": _one_of(0.3, 0.6, 0.9), "alpha": _one_of(0, 0.7, 3), "slots": _one_of(1, 2, "none")},
     "eosstop": {"when": _one_of("settled", "block")},
     "localleap": {"relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},
