@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dllm_decode.errors import DllmError
+
+#: Cells per block when nothing says otherwise, everywhere.
+BLOCK_LENGTH = 32
+CACHES = ("none", "prefix", "dual")
+HOTTEST = 1e6  #: temperatures above are uniform draws, and overflow
 
 
 class GenerationConfigError(DllmError):
@@ -29,6 +33,7 @@ class GenerationConfig:
         guidance: LLaDA's classifier-free guidance scale w; logits become ``u + (w + 1)(c - u)`` with ``u`` from the
             canvas whose prompt is masked. 0 = off; otherwise every forward has two rows per row.
         suppress_tokens: ids whose logits are -inf everywhere (LLaDA's ``logits_eos_inf`` with the eos id).
+        stop: texts that end a row: neither they nor what stands behind them is in its text.
         early_stop: stop a row once its text has ended; the rest of the canvas is filled with that token.
         infill: also decode mask tokens inside the prompts (otherwise refused).
         infill_ends: when infilling, propose end-of-text tokens also in holes that have given text behind them.
@@ -44,13 +49,14 @@ class GenerationConfig:
     """
 
     max_new_tokens: int = 128
-    block_length: int | None = 32
+    block_length: int | None = BLOCK_LENGTH
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
     seed: int = 0
     guidance: float = 0.0
     suppress_tokens: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
     early_stop: bool = True
     infill: bool = False
     infill_ends: bool = False
@@ -61,10 +67,14 @@ class GenerationConfig:
     branches: Literal["auto", "expand", "tree"] = "auto"
 
     def __post_init__(self) -> None:
-        if isinstance(self.suppress_tokens, (list, tuple)):
-            object.__setattr__(self, "suppress_tokens", tuple(self.suppress_tokens))
-        else:
-            self._refuse("suppress_tokens", "a tuple of token ids")
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name, what in (("suppress_tokens", "a tuple of token ids"), ("stop", "one or more texts, none empty")):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                self._refuse(name, what)
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            self._refuse("stop", "one or more texts, none empty")
         least = 0 if self.infill else 1
         self._whole("max_new_tokens", least)
         self._whole("block_length", 1, optional=True)
@@ -73,12 +83,12 @@ class GenerationConfig:
         self._whole("refresh_window", 0)
         if self.refresh != "window":
             self._whole("refresh", 1, or_else="'window'")
-        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
-            self._refuse("temperature", "a number from 0 up (0 is greedy)")
+        if not (_is_number(self.temperature) and 0 <= self.temperature <= HOTTEST):
+            self._refuse("temperature", f"a number from 0 (greedy) to {HOTTEST:.0f}")
         if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             self._refuse("top_p", "a number above 0 and at most 1, or None")
-        if not (_is_number(self.guidance) and 0 <= self.guidance < math.inf):
-            self._refuse("guidance", "a number from 0 up (0 is off)")
+        if not (_is_number(self.guidance) and 0 <= self.guidance <= HOTTEST):
+            self._refuse("guidance", f"a number from 0 (off) to {HOTTEST:.0f}")
         for name in ("early_stop", "infill", "infill_ends"):
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
@@ -96,7 +106,7 @@ class GenerationConfig:
         value = getattr(self, name)
         if value is None and optional:
             return
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
             other = f", or {or_else}" if optional or or_else != "None" else ""
             self._refuse(name, f"a whole number from {least} up{other}")
 
@@ -109,7 +119,7 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {**dataclasses.asdict(self), "suppress_tokens": list(self.suppress_tokens)}
+        return {**dataclasses.asdict(self), "suppress_tokens": list(self.suppress_tokens), "stop": list(self.stop)}
 
     def to_json(self) -> str:
         """The settings as one JSON object."""

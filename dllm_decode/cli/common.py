@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from dllm_decode.engine.policy_file import read_policy_file
+from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
 
 if TYPE_CHECKING:
@@ -25,14 +25,56 @@ ModelName = Annotated[
 ]
 
 
+class PolicyOfFile(str):
+    """A policy string that came with settings."""
+
+    settings: dict[str, Any]
+
+
 def _of_file(context: typer.Context, value: str) -> str:
     """The policy behind ``@FILE``; its cache and settings become the defaults of this command."""
     if context.resilient_parsing or not value.startswith("@"):
         return value
-    found = read_policy_file(value[1:])
+    found = resolve_policy(value)
     tuned = dict(found.settings) if found.cache is None else {**found.settings, "cache": found.cache}
-    context.default_map = {**(context.default_map or {}), **tuned}
-    return found.policy
+    shown = {name: "none" if setting is None else setting for name, setting in tuned.items()}
+    context.default_map = {**(context.default_map or {}), **shown}
+    policy = PolicyOfFile(found.policy)
+    policy.settings = found.settings
+    return policy
+
+
+def settings_of(policy: str, *left: str, **given: Any) -> dict[str, Any]:
+    """Settings of a generation: the command's options, and what else a policy file sets.
+
+    Args:
+        policy: of the command line.
+        left: settings that this command decides otherwise; a file that has them is told so.
+        **given: the options, whose defaults a file has already changed.
+    """
+    more = dict(policy.settings) if isinstance(policy, PolicyOfFile) else {}
+    for name in left:
+        if more.pop(name, None) is not None:
+            stderr().print(f"the policy file's {name} is left: the tasks decide it", highlight=False)
+    return {**more, **given}
+
+
+def _ids(text: Any) -> tuple[int, ...]:
+    """Token ids separated by commas; a list, as policy files have it, passes."""
+    try:
+        return tuple(int(part) for part in (text.split(",") if isinstance(text, str) else text))
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(f"{text!r:.80} are no token ids separated by commas, such as 1,2.") from error
+
+
+def _cells(text: Any) -> int | None:
+    """A whole number, or none."""
+    if text is None or str(text).lower() == "none":
+        return None
+    try:
+        return int(text)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(f"{text!r:.80} is no whole number from 1 up, nor none.") from error
 
 
 PolicyText = Annotated[
@@ -53,7 +95,24 @@ CacheName = Annotated[
     typer.Option("--cache", help="KV cache: none, prefix or dual.", metavar="KIND", rich_help_panel=DECODING),
 ]
 BlockLength = Annotated[
-    int, typer.Option("--block-length", help="Cells per block; the last may be shorter.", rich_help_panel=DECODING)
+    int | None,
+    typer.Option(
+        "--block-length",
+        help="Cells per block; the last may be shorter. 'none': one block.",
+        metavar="N|none",
+        parser=_cells,
+        rich_help_panel=DECODING,
+    ),
+]
+SuppressTokens = Annotated[
+    Any,
+    typer.Option(
+        "--suppress-tokens",
+        help="Ids that are never proposed, with commas.",
+        metavar="IDS",
+        parser=_ids,
+        rich_help_panel=DECODING,
+    ),
 ]
 Temperature = Annotated[
     float, typer.Option("--temperature", help="0 is greedy; above, tokens are drawn.", rich_help_panel=SAMPLING)

@@ -26,6 +26,7 @@ from dllm_decode.cli.common import (
     stdout,
     write_json,
 )
+from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.errors import DllmError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def compare(
     templates: Templates = "mixed",
     split: Split = "test",
     canvas: Canvas = "task",
-    block_length: BlockLength = 16,
+    block_length: BlockLength = BLOCK_LENGTH,
     batch_size: BatchSize = 16,
     temperature: Temperature = 0.0,
     egp: Annotated[bool, typer.Option("--egp/--no-egp", help="Also run the EGP bound.")] = True,

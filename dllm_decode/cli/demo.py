@@ -19,8 +19,10 @@ from dllm_decode.cli.common import (
     check_cache,
     check_policy,
     load,
+    settings_of,
     stdout,
 )
+from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.viewing.live import LiveView
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def demo(
     policy: PolicyText = "threshold",
     against: Annotated[str, typer.Option(help="What the closing table compares with.", metavar="POLICY")] = "topk:k=1",
     cache: CacheName = "none",
-    block_length: BlockLength = 16,
+    block_length: BlockLength = BLOCK_LENGTH,
     seed: Seed = 0,
     delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", min=0)] = 0.12,
     band: Annotated[
@@ -57,7 +59,9 @@ def demo(
     from dllm_decode.viewing.demo import Demo, picture, table
 
     problems = [samples(name, "test", 1, seed)[0] for name in task_names(tasks)]
-    config = GenerationConfig(block_length=block_length, seed=seed)
+    config = GenerationConfig.from_dict(
+        settings_of(policy, "max_new_tokens", "infill", block_length=block_length, seed=seed)
+    )
     picture_file = None if svg is None else OutputFile(svg, "the picture")
     show = Demo(load(model, device), policy, against, cache, config)
     out = stdout()

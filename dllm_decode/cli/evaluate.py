@@ -21,10 +21,12 @@ from dllm_decode.cli.common import (
     Split,
     Temperature,
     load,
+    settings_of,
     stderr,
     stdout,
     write_json,
 )
+from dllm_decode.config import BLOCK_LENGTH
 
 if TYPE_CHECKING:
     from dllm_decode.lab.evaluate import EvaluationReport
@@ -36,7 +38,7 @@ def evaluate(
     samples: Annotated[int, typer.Option("--samples", "-n", help="Fresh samples per task.")] = 200,
     policy: PolicyText = "topk:k=1",
     cache: CacheName = "none",
-    block_length: BlockLength = 16,
+    block_length: BlockLength = BLOCK_LENGTH,
     batch_size: Annotated[
         int,
         typer.Option(help="Samples decoded together; answers do not depend on it.", rich_help_panel=DECODING),
@@ -69,8 +71,7 @@ def evaluate(
             template=template,
             load=lambda name: load(name, device, dtype),
             ledger=ledger,
-            block_length=block_length,
-            temperature=temperature,
+            **settings_of(policy, "max_new_tokens", "infill", block_length=block_length, temperature=temperature),
         )
     except KeyboardInterrupt:
         held = [record["task"] for record in ledger.records.values()]

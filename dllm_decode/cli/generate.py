@@ -22,17 +22,20 @@ from dllm_decode.cli.common import (
     OutputFile,
     PolicyText,
     Seed,
+    SuppressTokens,
     Temperature,
     check_batch_size,
     check_cache,
     check_policy,
     load,
+    settings_of,
     stderr,
     stdout,
     write_json,
 )
 from dllm_decode.cli.estimate import print_estimate
 from dllm_decode.cli.prompts import Prompt, read_prompts, shown
+from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.errors import DllmError
 from dllm_decode.viewing.glyphs import Glyphs, annotate
 from dllm_decode.viewing.live import LiveView
@@ -60,7 +63,7 @@ def generate(
         int | None,
         typer.Option(help="Cells to generate. [default: 128; 0 with --infill]", rich_help_panel=DECODING),
     ] = None,
-    block_length: BlockLength = 32,
+    block_length: BlockLength = BLOCK_LENGTH,
     infill: Annotated[
         bool,
         typer.Option(
@@ -71,6 +74,19 @@ def generate(
         bool,
         typer.Option("--early-stop/--no-early-stop", help="Stop once the text has ended.", rich_help_panel=DECODING),
     ] = True,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", help="End at this text; repeatable.", metavar="TEXT", rich_help_panel=DECODING),
+    ] = None,
+    suppress_tokens: SuppressTokens = None,
+    confidence: Annotated[
+        str,
+        typer.Option(
+            help="Read from the clean or the filtered softmax; auto: as the model's own sampler.",
+            metavar="KIND",
+            rich_help_panel=DECODING,
+        ),
+    ] = "auto",
     batch_size: Annotated[
         int, typer.Option(help="Prompts decoded together; answers do not depend on it.", rich_help_panel=DECODING)
     ] = 1,
@@ -148,18 +164,24 @@ def generate(
         raise DllmError(f"--samples is {samples}; give a whole number from 1 up.")
     from dllm_decode.config import GenerationConfig
 
-    config = GenerationConfig(
-        max_new_tokens=(0 if infill else 128) if max_new_tokens is None else max_new_tokens,
-        block_length=block_length,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        guidance=guidance,
-        early_stop=early_stop,
-        infill=infill,
-        refresh=int(refresh) if refresh.isdecimal() else refresh,  # type: ignore[arg-type]  # checked there
-        refresh_window=refresh_window,
+    config = GenerationConfig.from_dict(
+        settings_of(
+            policy,
+            max_new_tokens=(0 if infill else 128) if max_new_tokens is None else max_new_tokens,
+            block_length=block_length,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            guidance=guidance,
+            suppress_tokens=suppress_tokens or (),
+            stop=tuple(stop or ()),
+            confidence=confidence,
+            early_stop=early_stop,
+            infill=infill,
+            refresh=int(refresh) if refresh.isdecimal() else refresh,
+            refresh_window=refresh_window,
+        )
     )
     if estimate:
         check_cache(cache)
@@ -197,7 +219,8 @@ def generate(
             traces.append("".join(line + "\n" for one in result.trace for line in one.to_lines()))
         for row, (index, sample) in enumerate(batch):
             if as_json:
-                write_json(out, {**record(sampler, prompts[index], result, row), "sample": sample})
+                drawn = {"sample": sample} if samples > 1 else {}
+                write_json(out, {**record(sampler, prompts[index], result, row), **drawn})
             else:
                 titles = [f"prompt {index + 1}"] if len(prompts) > 1 else []
                 titles += [f"sample {sample + 1}"] if samples > 1 else []

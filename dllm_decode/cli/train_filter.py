@@ -28,6 +28,7 @@ from dllm_decode.cli.common import (
     stdout,
 )
 from dllm_decode.cli.prompts import read_prompts
+from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.errors import DllmError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def train_filter(
     max_new_tokens: Annotated[int, typer.Option(help="Cells per prompt of --file.")] = 256,
     block_length: Annotated[
         int, typer.Option("--block-length", help="Width of the filter: cells per block.", rich_help_panel=DECODING)
-    ] = 32,
+    ] = BLOCK_LENGTH,
     cache: CacheName = "none",
     batch_size: Annotated[int, typer.Option(help="Prompts decoded together.", rich_help_panel=DECODING)] = 32,
     feature: Annotated[

@@ -31,6 +31,7 @@ from dllm_decode.cli.compare import (
     say,
     wordings,
 )
+from dllm_decode.config import BLOCK_LENGTH
 
 
 def tune(
@@ -45,7 +46,7 @@ def tune(
     test_samples: Annotated[int, typer.Option(help="Per task on the test split.")] = 200,
     templates: Templates = "mixed",
     canvas: Canvas = "task",
-    block_length: BlockLength = 16,
+    block_length: BlockLength = BLOCK_LENGTH,
     batch_size: BatchSize = 16,
     seed: Seed = 0,
     processes: Processes = 1,

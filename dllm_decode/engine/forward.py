@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dllm_decode.config import GenerationConfig
+from dllm_decode.config import CACHES, GenerationConfig
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
@@ -25,7 +25,7 @@ from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 from samplers import Composition, Prediction, Query, View
 from samplers.contract import Scope
 
-CACHES = ("none", "prefix", "dual")
+__all__ = ["CACHES", "Forwarder", "can_shadow"]
 
 
 def can_shadow(model: DenoisingModel) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import logging
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.config import CACHES, GenerationConfig, GenerationConfigError
 from dllm_decode.errors import DllmError
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -40,15 +44,29 @@ def read_policy_file(path: str | Path) -> PolicyFile:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DllmError(f"cannot read policy file {str(path)!r} ({why}); give one that 'tune' wrote.") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise DllmError(f"policy file {str(path)!r} is no JSON ({error}); give one that 'tune' wrote.") from error
     if not isinstance(found, dict) or not isinstance(found.get("policy"), str) or found.get("version") != VERSION:
         raise DllmError(
             f"{str(path)!r} is no policy file; it must be an object with 'version': {VERSION} and 'policy': a string."
         )
+    known = ["version", *(f.name for f in fields(PolicyFile))]
+    for name in found:
+        if name not in known:
+            from samplers.registry import suggest
+
+            raise DllmError(
+                f"policy file {str(path)!r} holds {name!r}{suggest(name, known)}; it may hold {', '.join(known)}."
+            )
     cache, settings, about = found.get("cache"), found.get("settings", {}), found.get("about", {})
-    if not (cache is None or isinstance(cache, str)) or not isinstance(settings, dict) or not isinstance(about, dict):
-        raise DllmError(f"policy file {str(path)!r} is damaged: cache must be a string, settings and about objects.")
+    if not isinstance(settings, dict) or not isinstance(about, dict):
+        raise DllmError(f"policy file {str(path)!r} is damaged: settings and about must be objects.")
+    if cache is not None and cache not in CACHES:
+        raise DllmError(f"policy file {str(path)!r} names the cache {cache!r}; use one of {', '.join(CACHES)}.")
+    try:
+        GenerationConfig.from_dict(settings)
+    except GenerationConfigError as error:
+        raise DllmError(f"policy file {str(path)!r} has wrong settings: {error}") from error
     return PolicyFile(found["policy"], cache, settings, about)
 
 
@@ -64,5 +82,9 @@ def resolve_policy(text: str) -> PolicyFile:
 
 
 def policy_string(text: str) -> str:
-    """The policy string of a ``--policy`` argument."""
-    return resolve_policy(text).policy
+    """The policy string of an argument where cache and settings are chosen otherwise; the log says what it leaves."""
+    found = resolve_policy(text)
+    left = [*([] if found.cache is None else ["cache"]), *found.settings]
+    if left:
+        log.warning("only the policy of %s is taken here; it also sets %s", text, ", ".join(left))
+    return found.policy

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dllm_decode.engine.pool import Pool
 from dllm_decode.engine.request import Outcome
 from dllm_decode.engine.trace import Trace
+from dllm_decode.interface.text import TextCodec
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,10 @@ class GenerationResult:
     def of(cls, pool: Pool, outcomes: Sequence[Outcome], seconds: float) -> GenerationResult:
         """The outcomes of a run of a pool, in the order given."""
         model, forwarder = pool.batch.model, pool.batch.forwarder
-        ends = [Ending.of_outcome(outcome, model.eos_ids) for outcome in outcomes]
-        texts = None
-        if model.tokenizer is not None:
-            texts = [model.tokenizer.decode(text_ids(*pair)) for pair in zip(outcomes, ends, strict=True)]
+        ends = [Ending.of_outcome(outcome, model.eos_ids, model.tokenizer) for outcome in outcomes]
         return cls(
             sequences=[outcome.tokens for outcome in outcomes],
-            texts=texts,
+            texts=None if model.tokenizer is None else [str(end.text) for end in ends],
             nfe=[outcome.nfe for outcome in outcomes],
             full_forwards=[outcome.full_forwards for outcome in outcomes],
             rows_forwarded=[outcome.rows_forwarded for outcome in outcomes],
@@ -87,32 +85,55 @@ class Ending:
     """Where the text of a finished row ends, and what of it was decoded.
 
     Attributes:
-        cells: cells before the end-of-text token that ends it. ``content``, ``until_eos``, ``canvas``: as in
-            :class:`GenerationResult`.
+        content, until_eos, canvas: as in :class:`GenerationResult`.
+        text: likewise; ``None`` without a tokenizer.
     """
 
-    cells: int
     content: int
     until_eos: int
     canvas: int
+    text: str | None = None
 
     @classmethod
-    def of(cls, tokens: Sequence[int], given: Sequence[bool], eos_ids: Sequence[int]) -> Ending:
-        """Read a row's cells; an end-of-text token that was given, or has given text behind it, does not end it."""
-        text = (i for i in reversed(range(len(tokens))) if given[i] and tokens[i] not in eos_ids)
-        ends = (i for i in range(next(text, -1) + 1, len(tokens)) if tokens[i] in eos_ids and not given[i])
+    def of(
+        cls,
+        tokens: Sequence[int],
+        given: Sequence[bool],
+        eos_ids: Sequence[int],
+        codec: TextCodec | None = None,
+        stop: Sequence[str] = (),
+        prompt: Sequence[int] = (),
+    ) -> Ending:
+        """Read a row.
+
+        An end-of-text token that was given, or has given text behind it, ends nothing; stop strings are looked for
+        behind the last given cell.
+
+        Args:
+            tokens: the row's cells.
+            given: which of them were never masked.
+            eos_ids: end-of-text tokens.
+            codec: makes the text.
+            stop: strings that end it.
+            prompt: what the text begins with, when infilling.
+        """
+        said = (i for i in reversed(range(len(tokens))) if given[i] and tokens[i] not in eos_ids)
+        ends = (i for i in range(next(said, -1) + 1, len(tokens)) if tokens[i] in eos_ids and not given[i])
         cells = next(ends, len(tokens))
         content = cells - sum(given[:cells])
-        return cls(cells, content, content + (cells < len(tokens)), len(tokens) - sum(given))
+        found = cls(content, content + (cells < len(tokens)), len(tokens) - sum(given))
+        if codec is None:
+            return found
+        first = next((i + 1 for i in reversed(range(cells)) if given[i]), 0)
+        text, count = codec.cut(tokens[first:cells], stop)
+        if count < cells - first:
+            content -= cells - first - count
+            return cls(content, content, found.canvas, codec.decode([*prompt, *tokens[:first]]) + text)
+        return replace(found, text=codec.decode([*prompt, *tokens[:cells]]))
 
     @classmethod
-    def of_outcome(cls, outcome: Outcome, eos_ids: Sequence[int]) -> Ending:
-        """The same of a row that has left its pool."""
-        return cls.of(outcome.tokens, outcome.given, eos_ids)
-
-
-def text_ids(outcome: Outcome, end: Ending) -> list[int]:
-    """Ids of the row's text: what was decoded, up to its end; when infilling the whole text, its given part too."""
-    request = outcome.request
-    head = request.ids[: request.offset] if request.config.infill else []
-    return [*head, *outcome.tokens[: end.cells]]
+    def of_outcome(cls, outcome: Outcome, eos_ids: Sequence[int], codec: TextCodec | None = None) -> Ending:
+        """The same of a row that has left its pool; when infilling the text is the whole one, its given part too."""
+        request, config = outcome.request, outcome.request.config
+        head = request.ids[: request.offset] if config.infill else ()
+        return cls.of(outcome.tokens, outcome.given, eos_ids, codec, config.stop, head)

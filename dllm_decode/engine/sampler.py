@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.cost import memory_errors_explained
 from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import CACHES, can_shadow
-from dllm_decode.engine.policy_file import policy_string
+from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.engine.pool import Feed
 from dllm_decode.engine.prompts import Prompt, lay_out, several
 from dllm_decode.engine.randomness import Place, places_of
@@ -24,6 +26,9 @@ from dllm_decode.interface.model import DenoisingModel
 from samplers import Composition, EosStop, Policy, Prediction, Setting, View, parse_policy, spell
 from samplers.contract import Scope
 from samplers.registry import suggest
+from samplers.stop_strings import StopStrings
+
+log = logging.getLogger(__name__)
 
 #: Rows that are decoded together when nobody says how many.
 BATCH_SIZE = 64
@@ -35,8 +40,8 @@ class DiffusionSampler:
     Args:
         model: a :class:`~dllm_decode.interface.model.DenoisingModel`, or what :func:`load_model` takes.
         policy: a policy, a composition ``AdaBlock() | LocalLeap()``, its string ``"adablock+localleap:radius=4"``, or
-            ``"@FILE"``, a policy file (of which only the policy is taken).
-        cache: ``"none"``, ``"prefix"`` or ``"dual"``.
+            ``"@FILE"``, a policy file, whose cache and settings are taken where none are given here.
+        cache: ``"none"`` (the default), ``"prefix"`` or ``"dual"``.
         config: default settings of every generation; keyword overrides may be given to :meth:`generate`.
 
     Raises:
@@ -48,9 +53,17 @@ class DiffusionSampler:
         self,
         model: DenoisingModel | str | Path,
         policy: Policy | str = "threshold",
-        cache: str = "none",
+        cache: str | None = None,
         config: GenerationConfig | None = None,
     ) -> None:
+        if isinstance(policy, str):
+            found = resolve_policy(policy)
+            policy, cache = found.policy, found.cache if cache is None else cache
+            if config is None:
+                config = GenerationConfig.from_dict(found.settings)
+            elif found.settings:
+                log.warning("config is given, so the settings of the policy file are left: %s", found.settings)
+        cache = "none" if cache is None else cache
         if isinstance(model, (str, Path)):
             from dllm_decode.models import load_model  # transformers' model classes take seconds to import
 
@@ -71,7 +84,7 @@ class DiffusionSampler:
                 "use cache='none'."
             )
         self.cache = cache
-        self.policy = Composition.of(parse_policy(policy_string(policy) if isinstance(policy, str) else policy))
+        self.policy = Composition.of(parse_policy(policy))
         self._bound(self.config)  # clashes are found here, not in the middle of a run
 
     def __repr__(self) -> str:
@@ -82,6 +95,11 @@ class DiffusionSampler:
         policy = self.policy
         if config.early_stop and self.model.eos_ids:
             policy = policy.beside(EosStop())
+        if config.stop:
+            if tokenizer is None:
+                raise DllmError(f"model {self.model.name!r} has no tokenizer, so stop={config.stop!r} cannot be read.")
+            stop = StopStrings(config.stop, partial(tokenizer.decode, skip_special_tokens=False), policy.revises)
+            policy = Composition.of(policy, stop)
         setting = Setting(
             mask_id=self.model.mask_id,
             eos_ids=self.model.eos_ids,
@@ -111,6 +129,9 @@ class DiffusionSampler:
         bad = [i for i in config.suppress_tokens if i >= self.model.vocab_size]
         if bad:
             raise DllmError(f"suppress_tokens holds {bad[0]}, but the vocabulary has {self.model.vocab_size} tokens.")
+        left = self.model.vocab_size - len({*config.suppress_tokens, self.model.mask_id})
+        if left - len({*self.model.eos_ids} - {*config.suppress_tokens}) * config.infill < 1:
+            raise DllmError(f"suppress_tokens holds {len(config.suppress_tokens)} tokens and leaves none to propose.")
         return bound
 
     def generate(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_decode.config import GenerationConfig
+from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.filter_training.collect import STATIC, AskSets, batches, collect
@@ -117,7 +117,7 @@ def train_filter(
     asks: AskSets,
     work: str | Path,
     *,
-    block_length: int = 32,
+    block_length: int = BLOCK_LENGTH,
     max_false_positives: float = 0.002,
     recipe: Recipe | None = None,
     cache: str = "none",

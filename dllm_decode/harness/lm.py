@@ -18,11 +18,9 @@ from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import read_model_args
 from dllm_decode.harness.likelihood import Likelihood, Pair, decodes_to
 from dllm_decode.harness.ranks import Ranks
-from dllm_decode.harness.requests import Tally, Wish, cut_text, places_in_task
+from dllm_decode.harness.requests import Tally, Wish, places_in_task
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.models import load_model
-from samplers import Composition
-from samplers.stop_strings import StopStrings
 
 logger = logging.getLogger("lm_eval.dllm_decode")  # the harness configures the loggers below its own name
 NAME = "dllm-decode"
@@ -152,12 +150,9 @@ class HarnessModel(LM):
     def sampler(self, wish: Wish) -> DiffusionSampler:
         """What decodes the requests of a wish."""
         args = self.args
-        config = args.config.replace(max_new_tokens=wish.canvas, **dict(wish.sampling))
-        sampler = DiffusionSampler(self.model, args.policy, args.cache, config)
-        if not wish.until:
-            return sampler
-        stop = StopStrings(wish.until, lambda ids: self.codec.decode(ids, False), sampler.policy.revises)
-        return DiffusionSampler(self.model, Composition.of(sampler.policy, stop), args.cache, config)
+        stop = wish.until or args.config.stop
+        config = args.config.replace(max_new_tokens=wish.canvas, stop=stop, **dict(wish.sampling))
+        return DiffusionSampler(self.model, args.policy, args.cache, config)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Decode the answers; they do not depend on batch or rank, and greedy ones are decoded once if repeated."""
@@ -202,10 +197,8 @@ class HarnessModel(LM):
             for name in ("nfe", "rows_forwarded", "tokens_forwarded", "content_tokens", "canvas_tokens")
         }
         self._mine.merge(Tally(requests=len(batch), seconds=result.seconds, **counts))
-        return [
-            cut_text(self.codec, tokens[:count], wish.until)
-            for tokens, count in zip(result.sequences, result.content_tokens, strict=True)
-        ]
+        assert result.texts is not None
+        return result.texts
 
     def _prompt(self, text: str, canvas: int) -> list[int]:
         """Ids of a prompt, cut on the left where prompt and canvas do not fit the model."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from typing import Any
 from dllm_decode.engine.randomness import Place
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import ModelArguments
-from dllm_decode.interface.text import TextCodec
-from samplers.stop_strings import first_stop
 
 DEFAULT_CANVAS = 256  # the harness's own default where a task says nothing
 
@@ -67,16 +64,6 @@ def places_in_task(requests: Sequence[Any]) -> list[Place]:
         places.append((index, asked[name]))
         asked[name] += 1
     return places
-
-
-def cut_text(codec: TextCodec, ids: list[int], until: tuple[str, ...]) -> str:
-    """The text of an answer before the first stop string, without special tokens (which a stop string may name)."""
-    text = codec.decode(ids, skip_special_tokens=False)
-    end = first_stop(text, until)
-    if end is None:
-        return codec.decode(ids)
-    special = [token.content for token in codec.tokenizer.added_tokens_decoder.values() if token.special]
-    return re.sub("|".join(map(re.escape, special)), "", text[:end]) if special else text[:end]
 
 
 @dataclass

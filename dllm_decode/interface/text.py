@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dllm_decode.errors import DllmError
+from samplers.stop_strings import first_stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +43,20 @@ class TextCodec:
         )
         assert isinstance(text, str)
         return text
+
+    def cut(self, ids: Sequence[int], stop: Sequence[str]) -> tuple[str, int]:
+        """Text of the ids before the first stop string, without special tokens (which a stop string may name).
+
+        Returns:
+            The text, and how many of the ids stand before the stop string.
+        """
+        whole = self.decode(ids, skip_special_tokens=False)
+        end = first_stop(whole, stop)
+        if end is None:
+            return self.decode(ids), len(ids)
+        cells = next(n for n in range(len(ids) + 1) if n == len(ids) or len(self.decode(ids[: n + 1], False)) > end)
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return re.sub("|".join(map(re.escape, special)), "", whole[:end]) if special else whole[:end], cells
 
     def render(self, messages: Messages) -> str:
         """The chat template's text for these messages, up to where the answer starts.

@@ -70,6 +70,7 @@ def compare(
     comparison = plan(name, chosen, tasks, grid=grid, **setting)
     loaded = None if isinstance(model, str) else model
     how: dict[str, Any] = {"device": device, "dtype": dtype, "quiet": quiet, "processes": processes}
+    how["lenient"] = chosen is DEFAULT_POLICIES
     records = run(comparison, out, loaded, on_batch=on_batch, **how)
     summary = summarise(read_setting(Path(out)), records)
     write_tables(out, summary)

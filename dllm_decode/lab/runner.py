@@ -59,10 +59,13 @@ class Runner:
         near = length if plan.canvas == "answer" else None
         return draw(task, plan.split, seed, plan.first, plan.samples, plan.templates, near)
 
-    def check(self) -> None:
+    def check(self, lenient: bool = False) -> None:
         """Refuse what cannot work, in any part of the run, before the first forward.
 
         A policy that fits some of the caches is left out with the others, which ``left_out`` remembers.
+
+        Args:
+            lenient: nobody has chosen the policies: one that fits nowhere is left out as well.
 
         Raises:
             PolicyError: a policy fits none of the caches, or not the model or the block length.
@@ -84,7 +87,7 @@ class Runner:
                         self.left_out.setdefault((point.label, cache), f"on {task}: {error}")
         for point in plan.points:
             reasons = [self.left_out.get((point.label, cache)) for cache in plan.caches]
-            if all(reasons):
+            if all(reasons) and not lenient:
                 raise PolicyError(f"{point.label} does not work with cache {plan.caches[0]} {reasons[0]}")
 
     def points_of(self, task: str, cache: str) -> list[Point]:
@@ -130,6 +133,7 @@ def run(
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
     processes: int = 1,
+    lenient: bool = False,
 ) -> list[Record]:
     """Decode what ``folder`` does not hold yet, with a progress bar on stderr if that is a terminal.
 
@@ -145,6 +149,7 @@ def run(
             one with several threads if the model is small. The records do not depend on it: a folder keeps the threads
             per process that it began with. A script that asks for more than one needs its
             ``if __name__ == "__main__":``.
+        lenient: leave policies out that fit neither tasks nor model, instead of refusing them.
 
     Returns:
         All records, in canonical order.
@@ -161,7 +166,7 @@ def run(
     if processes > 1 and model is not None and model.device.type != "cpu":
         raise DllmError(f"processes is {processes}, but the model is on {model.device}; several share a CPU only.")
     runner = Runner(comparison, model)
-    runner.check()
+    runner.check(lenient)
     left_out = [{"label": label, "cache": cache, "why": why} for (label, cache), why in runner.left_out.items()]
     threads = read_setting(folder).get("threads") if (folder / NAME).exists() else None
     threads = threads or max(1, torch.get_num_threads() // processes)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode import __version__
-from dllm_decode.config import GenerationConfig
+from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
 from dllm_decode.engine.forward import CACHES
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.points import STATIC, Point, points
@@ -89,7 +89,7 @@ def plan(
     canvas: str = "task",
     batch_size: int = 16,
     egp: bool = True,
-    block_length: int | None = 16,
+    block_length: int | None = BLOCK_LENGTH,
     **settings: Any,
 ) -> Comparison:
     """Check and complete a setting; see :class:`Comparison`.

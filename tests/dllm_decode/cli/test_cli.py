@@ -207,7 +207,7 @@ def test_infill_prints_the_whole_text(checkpoint, capsys):
     assert "holds the mask token" in error and "--infill" in error
     assert main(["generate", prompt, "--infill", "--no-early-stop", "--json", *where]) == 0
     (found,) = lines(capsys.readouterr().out)
-    assert found["canvas_tokens"] == 2 and found["nfe"] == 1 and MASK_ID not in found["tokens"]
+    assert found["canvas_tokens"] == 1 and found["nfe"] == 1 and MASK_ID not in found["tokens"]
     if EOS_ID not in found["tokens"]:
         assert found["text"].startswith("copy: a") and found["text"].endswith(" c")
 

@@ -87,8 +87,7 @@ def test_given_tokens_are_never_changed_or_cut(
 
 
 def test_endings() -> None:
-    plain = Ending.of([1, 2, END, END], [False] * 4, (END,))
-    assert (plain.cells, plain.content, plain.until_eos, plain.canvas) == (2, 2, 3, 4)
-    assert Ending.of([1, 2], [False] * 2, (END,)) == Ending(2, 2, 2, 2)
-    assert Ending.of([1, END, 5, END], [False, False, True, False], (END,)) == Ending(3, 2, 3, 3)
-    assert Ending.of([1, END], [False, True], (END,)) == Ending(2, 1, 1, 1)
+    assert Ending.of([1, 2, END, END], [False] * 4, (END,)) == Ending(2, 3, 4)
+    assert Ending.of([1, 2], [False] * 2, (END,)) == Ending(2, 2, 2)
+    assert Ending.of([1, END, 5, END], [False, False, True, False], (END,)) == Ending(2, 3, 3)
+    assert Ending.of([1, END], [False, True], (END,)) == Ending(1, 1, 1)

@@ -10,7 +10,7 @@ from dllm_decode.engine.policy_file import PolicyFile, write_policy_file
 from dllm_decode.harness.arguments import ELSEWHERE, NAMES, read_model_args
 from dllm_decode.harness.launch import complete
 from dllm_decode.harness.ranks import Ranks
-from dllm_decode.harness.requests import Tally, Wish, cut_text
+from dllm_decode.harness.requests import Tally, Wish
 from samplers import PolicyError
 from samplers.registry import REGISTRY, lookup
 from tests.dllm_decode.answering import codec
@@ -107,9 +107,9 @@ def test_what_a_task_asks_for_and_what_the_model_arguments_say():
 
 def test_texts_are_cut_before_special_tokens_are_left_out():
     ids = codec().encode("one<|sep|> two. Question: three")
-    assert cut_text(codec(), ids, ()) == "one two. Question: three"
-    assert cut_text(codec(), ids, ("Question:", "nothing")) == "one two. "
-    assert cut_text(codec(), ids, ("Question:", "<|sep|>")) == "one"
+    assert codec().cut(ids, ())[0] == "one two. Question: three"
+    assert codec().cut(ids, ("Question:", "nothing"))[0] == "one two. "
+    assert codec().cut(ids, ("Question:", "<|sep|>"))[0] == "one"
 
 
 def test_tallies_add_up():

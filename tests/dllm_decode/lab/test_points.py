@@ -130,7 +130,7 @@ def test_policy_files_go_out_and_come_back(tmp_path):
         ("[]", "is no policy file"),
         (json.dumps({"policy": "threshold"}), "is no policy file"),
         (json.dumps({"version": 1, "policy": 3}), "is no policy file"),
-        (json.dumps({"version": 1, "policy": "threshold", "cache": 3}), "is damaged"),
+        (json.dumps({"version": 1, "policy": "threshold", "cache": 3}), "names the cache 3"),
         (json.dumps({"version": 1, "policy": "threshold", "settings": []}), "is damaged"),
     ],
 )

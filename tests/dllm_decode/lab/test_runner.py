@@ -13,6 +13,7 @@ import pytest
 
 from dllm_decode import DiffusionSampler
 from dllm_decode.errors import DllmError
+from dllm_decode.lab.compare import compare
 from dllm_decode.lab.problems import batches, draw, make_oracle, task_names
 from dllm_decode.lab.records import NAME, Journal, read_records
 from dllm_decode.lab.report import write_report
@@ -156,7 +157,7 @@ def test_one_writer_at_a_time(tmp_path):
         ({"batch_size": 4}, "batch_size 3, but now it is 4"),
         ({"policies": ["threshold"]}, r"policies\[1\]"),
         ({"tasks": "copy"}, r"tasks\[1\] \"sort\", but now it is none"),
-        ({"block_length": 8}, "with block_length 16, but now it is 8"),
+        ({"block_length": 8}, "with block_length 32, but now it is 8"),
         ({"templates": (0,)}, "templates"),
         ({"seeds": (0, 1)}, r"seeds\[1\] none, but now it is 1"),
     ],
@@ -227,7 +228,7 @@ def test_clashes_are_found_before_the_first_forward(tmp_path):
 def test_a_policy_that_fits_one_cache_is_left_out_with_the_other(tmp_path):
     checkpoint = random_checkpoint(tmp_path / "model")
     policies, told = ["threshold+sched", "threshold"], []
-    setting = plan(str(checkpoint), policies, "copy", caches="none,dual", samples=2, egp=False)
+    setting = plan(str(checkpoint), policies, "copy", caches="none,dual", samples=2, egp=False, block_length=16)
     records = run(setting, tmp_path / "run", quiet=True, on_batch=lambda done, total: told.append((done, total)))
     assert [(r["cache"], r["label"]) for r in records[::2]] == [
         ("none", "static"),
@@ -245,7 +246,11 @@ def test_a_policy_that_fits_one_cache_is_left_out_with_the_other(tmp_path):
     assert len(summary["rows"]) == 2 * 5
     assert "Left out: `threshold+sched` with cache dual, on copy: SchED reads" in markdown(summary)
     with pytest.raises(PolicyError, match="threshold.sched does not work with cache dual on copy: SchED reads"):
-        run(plan(str(checkpoint), policies, "copy", caches="dual", samples=2), tmp_path / "other", quiet=True)
+        run(
+            plan(str(checkpoint), policies, "copy", caches="dual", samples=2, block_length=16),
+            tmp_path / "other",
+            quiet=True,
+        )
 
 
 def test_names_of_tasks():
@@ -332,3 +337,10 @@ def test_killing_it_changes_nothing(tmp_path):
     assert (folder / NAME).read_bytes().startswith(left[: left.rfind(b"\n") + 1])
     assert [json.dumps(timeless(r)) for r in done] == [json.dumps(timeless(r)) for r in wanted], f"seed {seed}"
     assert read_records(folder) == done
+
+
+def test_default_policies_that_do_not_fit_are_left_out_by_name(tmp_path):
+    summary = compare("tiny", (), "oracle-shuffle-4", tmp_path, samples=2, temperature=1.0, quiet=True)
+    assert [x["label"] for x in summary["setting"]["left_out"]] == ["adablock+localleap"]
+    with pytest.raises(PolicyError, match=r"adablock\+localleap does not work with cache none on oracle-shuffle-4"):
+        compare("tiny", ["adablock+localleap"], "oracle-shuffle-4", tmp_path / "b", samples=2, quiet=True)

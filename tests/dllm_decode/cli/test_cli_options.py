@@ -1,0 +1,64 @@
+"""Options of generate that choose what may be proposed and where a row ends; one default block length."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+
+from dllm_decode import GenerationConfig
+from dllm_decode.cli import main
+from dllm_decode.cli.compare import compare
+from dllm_decode.cli.demo import demo
+from dllm_decode.cli.evaluate import evaluate
+from dllm_decode.cli.generate import generate
+from dllm_decode.cli.train_filter import train_filter
+from dllm_decode.cli.tune import tune
+from dllm_decode.config import BLOCK_LENGTH
+from dllm_decode.lab.setting import plan
+
+
+def generated(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, object]]:
+    assert main(["generate", "write a random list", "--max-new-tokens", "12", "--json", *options]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_suppressed_tokens_are_not_proposed(capsys: pytest.CaptureFixture[str]) -> None:
+    (free,) = generated(capsys)
+    tokens = sorted(set(free["tokens"]))  # type: ignore[call-overload]
+    (other,) = generated(capsys, "--suppress-tokens", ",".join(map(str, tokens)))
+    assert not set(tokens) & set(other["tokens"])  # type: ignore[call-overload]
+
+
+def test_stop_cuts_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    (free,) = generated(capsys)
+    piece = str(free["text"])[2:4]
+    (cut,) = generated(capsys, "--stop", "nowhere", "--stop", piece)
+    assert cut["text"] == str(free["text"]).partition(piece)[0]
+
+
+def test_samples_are_answers_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = generated(capsys, "--samples", "3", "--temperature", "0.8", "--batch-size", "2")
+    assert [answer["sample"] for answer in drawn] == [0, 1, 2] and len({str(answer["tokens"]) for answer in drawn}) > 1
+    apart = generated(capsys, "--samples", "3", "--temperature", "0.8", "--batch-size", "1")
+    assert [answer["tokens"] for answer in apart] == [answer["tokens"] for answer in drawn]
+    assert main(["generate", "x", "--samples", "0"]) == 2
+
+
+def test_block_length_none_is_one_block(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        generated(capsys, "--block-length", "none")[0]["tokens"]
+        == generated(capsys, "--block-length", "12")[0]["tokens"]
+    )
+    for wrong in ("3x", "0", "1.5", ""):
+        assert main(["generate", "x", "--block-length", wrong]) == 2
+    assert main(["generate", "x", "--suppress-tokens", "1,b"]) == 2
+    assert main(["generate", "x", "--confidence", "dirty"]) == 2
+    assert "Value error" not in capsys.readouterr().err
+
+
+def test_the_default_block_length_is_one() -> None:
+    for command in (generate, evaluate, compare, tune, demo, train_filter, plan):
+        assert inspect.signature(command).parameters["block_length"].default == BLOCK_LENGTH
+    assert GenerationConfig().block_length == BLOCK_LENGTH
