@@ -46,6 +46,8 @@ class GenerationConfig:
         refresh_window: see ``refresh``.
         branches: how draft canvases are forwarded: as extra rows (``"expand"``), as one row with block-diagonal
             visibility (``"tree"``), or ``"auto"`` (tree over a cache, expand without).
+        max_wait: forwards in a row that may bring a row's block no nearer to its end before the policy is stopped;
+            ``None`` = the block's cells and 32 more (and what a schedule of the policy's spends).
     """
 
     max_new_tokens: int = 128
@@ -65,6 +67,7 @@ class GenerationConfig:
     refresh: int | Literal["window"] = 1
     refresh_window: int = 0
     branches: Literal["auto", "expand", "tree"] = "auto"
+    max_wait: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -79,6 +82,7 @@ class GenerationConfig:
         self._whole("max_new_tokens", least)
         self._whole("block_length", 1, optional=True)
         self._whole("top_k", 1, optional=True)
+        self._whole("max_wait", 1, optional=True)
         self._whole("seed", 0)
         self._whole("refresh_window", 0)
         if self.refresh != "window":

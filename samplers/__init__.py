@@ -10,6 +10,7 @@ from samplers.ccd import CCD, CCDDS
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import map_rows, merge_rows
 from samplers.contract.policy import Composition, Policy, Scope
+from samplers.contract.recall import divergence
 from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.credit import Credit
@@ -74,6 +75,7 @@ __all__ = [
     "best",
     "commit",
     "dilate",
+    "divergence",
     "lookup",
     "map_rows",
     "merge_rows",

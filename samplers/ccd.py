@@ -72,7 +72,6 @@ class CCD(Policy):
             at a temperature above 0.
         mode: see above.
         expand_ratio: released mode: at most ``budget * (1 + expand_ratio)`` runners-up are kept.
-        vocab_size: number of token ids; default the model's.
     """
 
     budget: int = 1
@@ -84,10 +83,9 @@ class CCD(Policy):
     token: Literal["marginal", "current"] | None = None
     mode: Literal["paper", "released"] = "paper"
     expand_ratio: float = 4.0
-    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("budget", 1), ("history", 1), ("candidates", 1), ("vocab_size", 2)):
+        for name, least in (("budget", 1), ("history", 1), ("candidates", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise PolicyError(f"{name} is {value}; give a whole number from {least} up.")
@@ -114,7 +112,6 @@ class CCD(Policy):
             history=self.history or (3 if dream else 2),
             score=self.score or ("entropy" if dream else "confidence"),
             token=self.token or ("current" if setting.temperature > 0 else "marginal"),
-            vocab_size=self.vocab_size or setting.vocab_size,
         )
 
     @property
@@ -130,9 +127,9 @@ class CCD(Policy):
 
         if self.mode == "released":
             return Buffer(empty(self.longest), empty(self.longest), torch.ones_like(view.start))
-        assert self.history is not None and self.vocab_size is not None
+        assert self.history is not None
         held, kept = self.history - 1, min(self.candidates, view.tokens.shape[1])
-        probs = tuple(torch.zeros(rows, kept, self.vocab_size, device=device) for _ in range(held))
+        probs = tuple(torch.zeros(rows, kept, view.vocab_size, device=device) for _ in range(held))
         tokens = empty(held, kept)
         return History(tokens, probs, tokens.float(), tokens, torch.zeros_like(view.start))
 

@@ -65,6 +65,10 @@ class TopK(Policy):
         return frozenset({self.score} & {"margin", "entropy"})
 
     @property
+    def waits(self) -> int:  # noqa: D102
+        return self.steps or 0
+
+    @property
     def forecast(self) -> Forecast | None:  # noqa: D102
         return ("top", self.k) if self.steps is None and self.score == "confidence" else None
 

@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -32,10 +32,28 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from filters import FilterNetwork, LearnedFilter
-from samplers import EGP, REGISTRY, Composition, Learn2PD, PcSampler, Policy, TokenTable, lookup, parse_policy, spell
+from samplers import (
+    EGP,
+    REGISTRY,
+    Composition,
+    Decision,
+    Learn2PD,
+    PcSampler,
+    Policy,
+    Prediction,
+    TokenTable,
+    View,
+    commit,
+    divergence,
+    lookup,
+    parse_policy,
+    spell,
+)
 from samplers.registry import suggest
 
 BAR_MS, DISTRIBUTIONS_BAR_MS = 1.0, 5.0
+#: Of one row, for parts that recall distributions of earlier forwards.
+RECALL_BAR_MS = 3.0
 #: More than the registry's defaults, by the registered name.
 VARIANTS = {
     "topk": ("topk:k=2,score=entropy", "topk:score=random", "topk:steps=8"),
@@ -56,6 +74,23 @@ NEEDED = {"adablock": "adablock:delimiters=1/2/3"}
 SMALL_VOCABULARY = 512
 #: Prompts that the steps are spread over; each has an opening.
 RUNS = 4
+
+
+@dataclass(frozen=True)
+class Recall(Policy):
+    """What recalling costs: commit sure cells that have hardly moved since the forward before."""
+
+    threshold: float = 0.5
+    drift: float = 0.01
+    needs = frozenset({"logits"})
+    recalls = 1
+
+    def decide(self, view: View, prediction: Prediction, memory: Any) -> tuple[Decision, Any]:
+        """See :class:`Recall`."""
+        sure = prediction.open & (prediction.confidence >= self.threshold)
+        if prediction.before:
+            sure &= divergence(prediction, prediction.before[0], sure) <= self.drift
+        return commit(sure, prediction), memory
 
 
 @dataclass(frozen=True)
@@ -161,7 +196,9 @@ def random_model(family: str, vocabulary: int, slots: int) -> NativeModel:
 
 
 def policies(name: str, size: Size) -> list[Policy]:
-    """What is measured of a registered name: its defaults and its variants, beside a decider where it needs one."""
+    """What is measured of a registered name (or of ``recall``): defaults, variants, a decider where one is needed."""
+    if name == "recall":
+        return [Recall()]
     if name == "egp":
         rows = torch.randint(
             SMALL_VOCABULARY - 1, (size.batch, size.cells), generator=torch.Generator().manual_seed(0)
@@ -184,6 +221,7 @@ def measure(name: str, policy: Policy, size: Size, steps: int, repeats: int) -> 
         random_model("llada", SMALL_VOCABULARY, 2), policy if not cached else "threshold", "none", settings
     )._bound(settings)
     large = bool(reads.needs & {"logits", "probs"})
+    size = replace(size, batch=1) if reads.recalls else size
     family = "dream" if cached else "llada"
     model = random_model(family, size.vocabulary if large else SMALL_VOCABULARY, size.cells + 16)
     sampler = DiffusionSampler(model, policy, "prefix" if cached else "none", settings)
@@ -218,6 +256,8 @@ def bar(name: str, policy: Policy, large: bool) -> float | None:
     """What a step may take, in ms; ``large``: it reads whole distributions."""
     if isinstance(policy, Composition) and lookup(name).decide is not Policy.decide:
         return None
+    if policy.recalls:
+        return RECALL_BAR_MS
     return DISTRIBUTIONS_BAR_MS if large and name in ("ccd", "ccdds") else BAR_MS
 
 
@@ -225,7 +265,7 @@ def show(rows: list[Row], size: Size) -> None:
     """Print the table for people."""
     table = Table(
         title=f"policy part of a step, ms of CPU time on one core; {size.batch} rows of {size.cells} cells, "
-        f"blocks of {size.block}, logits of {size.vocabulary}"
+        f"blocks of {size.block}, logits of {size.vocabulary}; one row where a part recalls earlier forwards"
     )
     for column in ("policy", "inside", "opening", "in a run", "bar", "steps"):
         table.add_column(column, justify="left" if column == "policy" else "right")
@@ -251,12 +291,14 @@ def main(
 ) -> None:
     """Measure the policy part of a step; see the module's own text."""
     for name in only or ():
-        if name not in REGISTRY:
+        if name not in (*REGISTRY, "recall"):
             raise typer.BadParameter(f"there is no policy {name!r}{suggest(name, REGISTRY)}.")
     torch.set_num_threads(1)
     size = Size(batch, cells, block, vocabulary)
     rows = [
-        measure(name, policy, size, steps, repeats) for name in only or REGISTRY for policy in policies(name, size)
+        measure(name, policy, size, steps, repeats)
+        for name in only or (*REGISTRY, "recall")
+        for policy in policies(name, size)
     ]
     if as_json:
         print(json.dumps({"size": asdict(size), "rows": [{**asdict(row), "missed": row.missed} for row in rows]}))

@@ -98,6 +98,7 @@ def scene(
         mask_id=MASK,
         eos_ids=eos_ids,
         generators=tuple(torch.Generator().manual_seed(row) for row in range(rows)),
+        vocab_size=VOCAB,
     )
     quantities = {name: torch.tensor(values) for name, values in extra.items()}
     prediction = Prediction(proposed.masked_fill(~masked, 0), sure, masked, view.open, **quantities)  # type: ignore[arg-type]

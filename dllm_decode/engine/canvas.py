@@ -24,6 +24,7 @@ class Rows:
         owed: bool ``[B]``, the block's first cell was still masked after its opening forward.
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
         step, block_step, block_index: forwards in all, forwards in this block, index of the block.
+        fewest: long ``[B]``, the fewest masks the block has had. ``waited``: forwards since then.
         live: bool ``[B]``. ``holes``: bool ``[B]``, some cell behind the first was given (infilling).
         name: long ``[B]``, index of the row among all that one call decodes.
         full_forwards, rows_forwarded, tokens_forwarded: long ``[B]``, costs so far.
@@ -41,6 +42,8 @@ class Rows:
     step: Tensor
     block_step: Tensor
     block_index: Tensor
+    fewest: Tensor
+    waited: Tensor
     live: Tensor
     holes: Tensor
     name: Tensor
@@ -86,6 +89,8 @@ class Rows:
             zeros(),
             zeros(),
             zeros() - 1,
+            zeros(),
+            zeros(),
             torch.ones_like(budget, dtype=torch.bool),
             torch.tensor(holes, device=device),
             torch.tensor(range(len(canvases)) if names is None else names, device=device),
@@ -130,7 +135,12 @@ class Rows:
         self.slots[row, self.offset[row] + cell] = values[row, cell]
 
     def view(
-        self, width: int, mask_id: int, eos_ids: tuple[int, ...], generators: tuple[torch.Generator, ...]
+        self,
+        width: int,
+        mask_id: int,
+        eos_ids: tuple[int, ...],
+        generators: tuple[torch.Generator, ...],
+        vocab_size: int = 0,
     ) -> View:
         """What a policy sees of these rows."""
         tokens = self.cells(width)
@@ -150,6 +160,7 @@ class Rows:
             mask_id=mask_id,
             eos_ids=eos_ids,
             generators=generators,
+            vocab_size=vocab_size,
             given=self._in_cells(self.given, width) & valid if bool(self.holes.any()) else None,
             name=self.name,
         )

@@ -19,20 +19,35 @@ from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.deltas import deltas_of
 from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import Forwarder
+from dllm_decode.engine.past import Past
 from dllm_decode.engine.randomness import row_generator
 from dllm_decode.engine.request import Request
 from dllm_decode.engine.step import canvas_device
 from dllm_decode.engine.trace import Trace, TraceStep
 from dllm_decode.interface.model import DenoisingModel
-from samplers import Composition, Decision, PolicyError, Prediction, View, map_rows, merge_rows, settle, validate
-from samplers.contract.memory import Memory
+from samplers import (
+    Composition,
+    Decision,
+    PolicyError,
+    Prediction,
+    View,
+    map_rows,
+    merge_rows,
+    settle,
+    spell,
+    validate,
+)
+from samplers.contract.memory import Memory, check_rows
+
+#: Forwards beside one per cell that may bring a block no nearer to its end.
+MARGIN = 32
 
 
 class Batch:
     """Rows at fixed places, decoded under one policy, cache and config.
 
     Attributes:
-        model, policy, config: what decodes. ``forwarder``: the way to the model.
+        model, policy, config: what decodes. ``title``: the policy's string. ``forwarder``: the way to the model.
         rows: what stands at the places; a place that is free has no cells. ``memory``: the policy's, by place.
         requests, traces, generators: by place, ``None`` where it is free.
         spent: forwards and their tokens by phase, and cells committed.
@@ -50,11 +65,12 @@ class Batch:
         cells: int,
     ) -> None:
         """Make room for ``places`` rows of up to ``slots`` tokens, of which up to ``cells`` are decoded."""
-        self.model, self.policy, self.config = model, policy, config
+        self.model, self.policy, self.config, self.title = model, policy, config, spell(policy)
         self.places, self.slots, self.width = places, slots, cells
         self.rows = Rows.empty(places, slots, model.pad_id, canvas_device(model, policy))
         self.forwarder = Forwarder(model, policy, config, cache, places, slots)
         self.memory: Memory = None
+        self.past = Past(policy.recalls, places) if policy.recalls else None
         self.requests: list[Request | None] = [None] * places
         self.traces: list[Trace | None] = [None] * places
         self.generators: list[torch.Generator | None] = [None] * places
@@ -74,8 +90,9 @@ class Batch:
             slots=self.slots,
             names=[request.row for request in requests],
         )
-        view = fresh.view(self.width, self.model.mask_id, self.model.eos_ids, tuple(generators))
+        view = fresh.view(self.width, self.model.mask_id, self.model.eos_ids, tuple(generators), self.model.vocab_size)
         memory = self.policy.begin(view)
+        check_rows(memory, len(requests), self.title)
         fresh.advance(view.masked, torch.ones_like(fresh.live), self.config.block_length)
         for place, request, generator in zip(places, requests, generators, strict=True):
             self.requests[place], self.generators[place] = request, generator
@@ -95,6 +112,8 @@ class Batch:
         """Free a place; nothing of its row is read again."""
         self.requests[place] = self.traces[place] = self.generators[place] = None
         self.rows.live[place] = False
+        if self.past is not None:
+            self.past.forget(place)
 
     @torch.no_grad()
     def step(self, ids: Tensor, alone: bool) -> dict[int, StepEvent]:
@@ -129,13 +148,16 @@ class Batch:
                 end = torch.minimum(group.start + length.clamp(min=1), group.length)
                 group.end = torch.where(opening, end, group.end)
         view = self._view(group, places)
-        prediction = replace(prediction, open=self._open(prediction, view))
+        before = () if self.past is None else self.past.of(places, opening, prediction)
+        said = replace(prediction, open=self._open(prediction, view))
+        prediction = replace(said, before=before)
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)
         prediction, memory = policy.rescore(seen, prediction, memory)
         if self.on_prediction is not None:
             self.on_prediction(group.name.tolist(), view, prediction)
         decided, memory = policy.decide(view, prediction, memory)
         decision, memory = policy.finish(view, prediction, decided, memory)
+        check_rows(memory, len(places), self.title)
         decision = settle(view, decision)
         validate(policy, view, decision)
 
@@ -149,12 +171,16 @@ class Batch:
             deltas = deltas_of(group, view, prediction, decision, ~decided.write, opening, spent)
         where = group.start.clone(), group.end.clone(), group.block_index.clone()
         group.block_step = group.block_step + 1
+        if policy.revises or decision.hold is not None:  # everything else nets a commit
+            self._count_waits(group, after, opening)
         done = ~after.open.any(-1)
         if decision.hold is not None:
             done &= ~decision.hold
         if decision.stop is not None:
             done |= decision.stop
         group.advance(after.masked, done, self.config.block_length)
+        if self.past is not None:
+            self.past.keep(places, said, group.live)
         if everyone:
             self.rows, self.memory = group, memory
         else:
@@ -171,13 +197,29 @@ class Batch:
 
     def _view(self, rows: Rows, places: list[int]) -> View:
         generators = tuple(g for g in (self.generators[place] for place in places) if g is not None)
-        return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators)
+        return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators, self.model.vocab_size)
 
     def _count(self, before: View, after: View, opening: Tensor, tokens: Tensor) -> None:
         phase = "opening" if bool(opening.all()) else "block"
         self.spent[f"forwards_{phase}"] += 1
         self.spent[f"tokens_{phase}"] += int(tokens.sum())
         self.spent["committed"] += int((before.masked & ~after.masked & after.valid).sum())
+
+    def _count_waits(self, group: Rows, after: View, opening: Tensor) -> None:
+        """Stop a policy that holds, or takes back what it commits, for ever."""
+        masks, cells = after.open.sum(-1), group.end - group.start
+        nearer = opening | (masks < group.fewest)
+        group.fewest = torch.where(nearer, masks, group.fewest)
+        group.waited = torch.where(nearer, 0, group.waited + 1)
+        limit = cells + MARGIN + self.policy.waits if self.config.max_wait is None else self.config.max_wait
+        stuck = group.waited > limit
+        if bool(stuck.any()):
+            row = int(stuck.nonzero()[0])
+            raise PolicyError(
+                f"{self.title} has had {int(group.waited[row])} forwards on row {int(group.name[row])} without "
+                f"getting nearer to the end of its block of {int(cells[row])} cells; give it other parameters, or "
+                "max_wait= if it is to wait that long."
+            )
 
     def _refuse_drafts(self, opening: Tensor) -> None:
         """Canvases cannot stand for the forward that fills a cache, or on which a block is measured."""

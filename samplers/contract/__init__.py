@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
-from samplers.contract.memory import Memory, map_rows, merge_rows, put_rows, tensors_of
+from samplers.contract.memory import Memory, check_rows, map_rows, merge_rows, put_rows
 from samplers.contract.policy import ROLES, Composition, Forecast, Policy, Scope
+from samplers.contract.recall import divergence
 from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 
@@ -22,15 +23,16 @@ __all__ = [
     "Setting",
     "View",
     "best",
+    "check_rows",
     "commit",
     "dilate",
+    "divergence",
     "map_rows",
     "merge_rows",
     "prefix_sum_by_rank",
     "put_rows",
     "rank",
     "settle",
-    "tensors_of",
     "top",
     "validate",
 ]

@@ -10,52 +10,13 @@ Each step the loop builds a :class:`View`, may ask for a :class:`Query`, forward
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-
-class PolicyError(ValueError):
-    """A policy was given wrong parameters, wrong company, or broke the contract; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a part may know of its surroundings when it is bound, once, before any forward.
-
-    Attributes:
-        mask_id: id of the mask token.
-        eos_ids: ids that end a text.
-        vocab_size: number of token ids.
-        cache: ``"none"``, ``"prefix"`` or ``"dual"``.
-        shift: 1 if the model's output at slot i scores slot i+1 (Dream), else 0.
-        block_length: cells per block when no part says otherwise; ``None`` = the whole canvas.
-        max_new_tokens: the length budget of a row; ``None`` when each prompt brings its own (infilling).
-        temperature: sampling temperature; 0 is greedy.
-        model_name: the model's name, the key of learned filters.
-        token_ids: text -> token ids, or ``None`` without a tokenizer.
-        delimiter_ids: ids of the tokens that end a line in this tokenizer (AdaBlock's default delimiters).
-        shadows: whether model and cache can forward shadow cells.
-        family: ``"llada"``, ``"dream"``, or ``""`` for any other model: whose published defaults apply.
-        measures: name of the part beside this one that sets each block's length on a plain opening forward, if any.
-    """
-
-    mask_id: int
-    eos_ids: tuple[int, ...] = ()
-    vocab_size: int = 0
-    cache: str = "none"
-    shift: int = 0
-    block_length: int | None = None
-    max_new_tokens: int | None = None
-    temperature: float = 0.0
-    model_name: str = ""
-    token_ids: Callable[[str], list[int]] | None = None
-    delimiter_ids: tuple[int, ...] = ()
-    shadows: bool = True
-    family: str = ""
-    measures: str | None = None
+from samplers.contract.setting import PolicyError as PolicyError
+from samplers.contract.setting import Setting as Setting
 
 
 @dataclass(frozen=True)
@@ -73,6 +34,7 @@ class View:
         given: bool ``[B, G]`` when infilling, else ``None``: cells that were never masked; no part changes them.
         generators: one random generator per row, seeded by (seed, prompt, sample): randomness never crosses rows.
         name: long ``[B]``, index of each row among all that one call decodes; ``None`` = 0 to B - 1.
+        vocab_size: number of token ids.
     """
 
     tokens: Tensor
@@ -89,6 +51,7 @@ class View:
     eos_ids: tuple[int, ...]
     generators: tuple[torch.Generator, ...]
     given: Tensor | None = None
+    vocab_size: int = 0
 
     @property
     def text_behind(self) -> Tensor | None:
@@ -191,6 +154,7 @@ class View:
             mask_id=self.mask_id,
             eos_ids=self.eos_ids,
             generators=tuple(g for g in self.generators for _ in range(branches)),
+            vocab_size=self.vocab_size,
             given=None if self.given is None else self.given.repeat_interleave(branches, 0),
             name=None if self.name is None else self.name.repeat_interleave(branches),
         )
@@ -238,6 +202,9 @@ class Prediction:
         canvases: long ``[B, K, G]``, the query's canvases, or ``None`` when there were none.
         shadow: the prediction of the query's shadow cells, or ``None``.
         held: fp32 ``[B, G]``, in a shadow's prediction the probability of the token that the cell holds.
+        before: what earlier forwards of the same block said of these rows, the latest first, as far as a part
+            ``recalls``; ``predicted`` is False in rows that had none.  They are the predictions themselves, not
+            copies: whatever they carry (logits too) costs memory and no time.  :meth:`places` finds their cells.
     """
 
     token: Tensor
@@ -255,6 +222,14 @@ class Prediction:
     canvases: Tensor | None = None
     shadow: Prediction | None = None
     held: Tensor | None = None
+    before: tuple[Prediction, ...] = ()
+
+    def places(self, earlier: Prediction) -> Tensor:
+        """Long ``[M]``: for each row of ``logits`` the one of the same cell in ``earlier.logits``; -1 = none."""
+        assert self.cells is not None and earlier.cells is not None
+        table = torch.full_like(self.token, -1).view(-1)
+        table[earlier.cells] = torch.arange(len(earlier.cells), device=table.device)
+        return table[self.cells]
 
     def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
         """Spread one value per logit row, ``[M]``, to ``[B, G]``; ``fill`` elsewhere."""
@@ -267,11 +242,14 @@ class Prediction:
         """Choose one branch per row: int or long ``[B]`` -> the prediction of ``[B, G]``."""
         if self.branches == 1:
             return self
-        count, width = self.token.shape[0] // self.branches, self.token.shape[1]
-        rows = torch.arange(count, device=self.token.device) * self.branches + branch
+        rows = torch.arange(self.token.shape[0] // self.branches, device=self.token.device) * self.branches + branch
+        return self.rows(rows, slice(branch, None, self.branches) if isinstance(branch, int) else None)
+
+    def rows(self, rows: Tensor, part: slice | None = None) -> Prediction:
+        """The prediction of the chosen rows, long ``[R]`` (of branches, if any); ``part``: the same as a slice."""
 
         def pick(x: Tensor) -> Tensor:
-            return x[branch :: self.branches].contiguous() if isinstance(branch, int) else x.index_select(0, rows)
+            return x.index_select(0, rows) if part is None else x[part].contiguous()
 
         def take(x: Tensor | None) -> Tensor | None:
             return None if x is None else pick(x)
@@ -287,6 +265,7 @@ class Prediction:
         )
         if self.cells is None:
             return picked
+        count, width = len(rows), self.token.shape[1]
         place = torch.full_like(self.token[:, 0], -1).index_copy(0, rows, torch.arange(count, device=rows.device))
         row = place[self.cells // width]
         kept = row >= 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Flag
 from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal
@@ -14,23 +13,11 @@ from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import Memory, put_rows
+from samplers.contract.setting import Scope as Scope
 
 #: What a forward will probably commit: cells from a confidence on (and always the best), or so many of the best.
 Forecast = tuple[Literal["threshold", "top"], float]
 ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
-
-
-class Scope(Flag):
-    """Which cells a forward predicts; they add up with ``|``, and ``Scope.BLOCK in scope`` asks for a part.
-
-    ``OPEN``: the masks that may be committed now. ``BLOCK``: also the block's committed cells. ``REST``: also the
-    masks behind the block. ``ALL``: every cell of the row.
-    """
-
-    OPEN = 1
-    BLOCK = 2 | OPEN
-    REST = 4 | OPEN
-    ALL = 8 | BLOCK | REST
 
 
 class Policy:
@@ -50,6 +37,16 @@ class Policy:
     def scope(self) -> Scope:
         """Cells to predict at each forward; with a part that plays ``block_length`` an opening one covers the rest."""
         return Scope.OPEN
+
+    @property
+    def waits(self) -> int:
+        """Forwards that a block may be given beside one per cell although they commit nothing; a guard, no promise."""
+        return 0
+
+    @property
+    def recalls(self) -> int:
+        """How many earlier forwards of the block the part reads in ``prediction.before``."""
+        return 0
 
     @property
     def revises(self) -> bool:
@@ -178,6 +175,14 @@ class Composition(Policy):
     def opening_scope(self) -> Scope:
         """Cells to predict when a block opens: whoever measures blocks reads all masks."""
         return self.scope | Scope.REST if self.playing("block_length") else self.scope
+
+    @property
+    def waits(self) -> int:  # noqa: D102
+        return sum(p.waits for p in self.parts)
+
+    @property
+    def recalls(self) -> int:  # noqa: D102
+        return max((p.recalls for p in self.parts), default=0)
 
     @property
     def revises(self) -> bool:  # noqa: D102

@@ -73,7 +73,7 @@ class FreeDave(Policy):
                     f"at temperature {setting.temperature:g} {type(self).__name__} verifies one drawn cell at a time; "
                     "use step=TopK(k=1) or temperature=0."
                 )
-            return StochasticFreeDave(self.drafts, self.order, self.cross_block, setting.vocab_size)
+            return StochasticFreeDave(self.drafts, self.order, self.cross_block)
         step = replace(self.step, score="position") if self.order == "left_to_right" else self.step  # type: ignore
         return replace(self, step=step.bind(setting))
 
@@ -187,6 +187,8 @@ def _unfit(step: Policy) -> str | None:
         return f"{name} decides nothing"
     if extra:
         return f"{name} also plays {' and '.join(extra)}, which belongs beside FreeDave, not in it"
+    if step.recalls:
+        return f"{name} recalls earlier forwards, which drafts skip"
     if step.revises or getattr(step, "spend", False) or getattr(step, "schedule", None) == "time":
         return f"{name} takes cells back, or forwards without committing any"
     if getattr(step, "score", None) == "random" or getattr(step, "origin", False):

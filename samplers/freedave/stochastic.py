@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, Query, View
+from samplers.contract.data import Decision, Prediction, Query, View
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import best
@@ -39,18 +39,12 @@ class StochasticFreeDave(Policy):
         drafts: canvases per forward, the current one included.
         order: ``"confidence"`` = the cell whose likeliest token is likeliest, or ``"left_to_right"``.
         cross_block: let drafts run into the next blocks.
-        vocab_size: number of token ids.
     """
 
     drafts: int = 4
     order: Order = "confidence"
     cross_block: bool = False
-    vocab_size: int = 0
     needs = frozenset({"probs"})
-
-    def __post_init__(self) -> None:
-        if self.vocab_size < 1:
-            raise PolicyError("StochasticFreeDave is what FreeDave becomes at a temperature above 0; use FreeDave().")
 
     @property
     def scope(self) -> Scope:  # noqa: D102
@@ -58,7 +52,7 @@ class StochasticFreeDave(Policy):
 
     def begin(self, view: View) -> Drafts:
         """The drafts and, fp32 ``[B, K, V]``, the distribution that the draft of each round was drawn from."""
-        p = torch.zeros(len(view.tokens), self.drafts, self.vocab_size, device=view.tokens.device)
+        p = torch.zeros(len(view.tokens), self.drafts, view.vocab_size, device=view.tokens.device)
         return Drafts.none(view, p)
 
     def query(self, view: View, memory: Drafts) -> Query | None:  # noqa: D102
@@ -115,7 +109,7 @@ class StochasticFreeDave(Policy):
         line = in_line(now, score[last], where, self.cross_block)
         rounds = (line + 1).masked_fill(line >= self.drafts - 1, width)
         row, cell = (rounds < width).nonzero(as_tuple=True)
-        p = torch.zeros(len(rounds), self.drafts, self.vocab_size, device=rounds.device)
+        p = torch.zeros(len(rounds), self.drafts, view.vocab_size, device=rounds.device)
         p[row, rounds[row, cell] - 1] = _at(prediction, last[row], cell)
         return Drafts(prediction.token[last], rounds, now.step, now.block_step, p)
 

@@ -72,6 +72,10 @@ class ThresholdQuota(Policy):
     steps: int = 1
     threshold: float = 0.9
 
+    @property
+    def waits(self) -> int:  # noqa: D102
+        return self.steps
+
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise PolicyError(f"steps is {self.steps}; give a whole number from 1 up.")

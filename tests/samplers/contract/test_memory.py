@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from samplers import Prediction, map_rows, merge_rows
+from samplers import PolicyError, Prediction, map_rows, merge_rows
+from samplers.contract import check_rows
 from tests.toys import MASK, scene
 
 
@@ -18,7 +20,6 @@ class State:
 
     count: Tensor
     table: dict[str, Tensor]
-    note: str = "kept"
 
 
 def memory() -> tuple[object, ...]:
@@ -36,7 +37,7 @@ def test_select_and_merge_are_inverse() -> None:
     whole = memory()
     part = map_rows(whole, lambda x: x.index_select(0, rows))
     assert part[0] is None and part[1].tolist() == [0, 2]
-    assert part[2].count.tolist() == [[0, 1], [4, 5]] and part[2].note == "kept"
+    assert part[2].count.tolist() == [[0, 1], [4, 5]]
     changed = map_rows(part, lambda x: x + 5 if x.dtype != torch.bool else ~x)
     merged = merge_rows(whole, rows, changed)
     assert merged[1].tolist() == [5, 1, 7]
@@ -95,3 +96,50 @@ def test_open_reaches_back_but_not_beyond_the_block() -> None:
     assert view.is_eos(torch.tensor([22, 3])).tolist() == [True, False]
     with pytest.raises(AttributeError):
         view.tokens = view.tokens  # type: ignore[misc]
+
+
+class Pair(NamedTuple):
+    """A memory with names."""
+
+    seen: Tensor
+    count: Tensor
+
+
+def test_named_tuples_keep_their_names() -> None:
+    part = map_rows(Pair(torch.zeros(3), torch.arange(3)), lambda x: x[1:])
+    assert isinstance(part, Pair) and part.count.tolist() == [1, 2]
+    merged = merge_rows(Pair(torch.zeros(3), torch.arange(3)), torch.tensor([0, 2]), Pair(torch.ones(2), part.count))
+    assert merged.seen.tolist() == [1, 0, 1] and merged.count.tolist() == [1, 1, 2]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A memory that somebody might write."""
+
+    tokens: Tensor
+    count: object
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (3, "mine's memory is 3, but a memory holds tensors whose first axis is the row and nothing else;"),
+        (Counts(torch.zeros(2), 0), "mine's memory.count is 0, but a memory holds tensors"),
+        (Counts(torch.zeros(2), torch.tensor(0)), "mine's memory.count is a tensor of shape [], but its first axis"),
+        (
+            (None, {"a": torch.zeros(3, 2)}),
+            "mine's memory[1]['a'] is a tensor of shape [3, 2], but its first axis must",
+        ),
+        (Pair(torch.zeros(2), [1.5]), "mine's memory.count[0] is 1.5, but"),  # type: ignore[arg-type]
+    ],
+)
+def test_anything_but_rows_is_refused_by_name(value: object, said: str) -> None:
+    with pytest.raises(PolicyError) as error:
+        check_rows(value, 2, "mine")
+    assert str(error.value).startswith(said)
+    check_rows((None, Counts(torch.zeros(2), torch.zeros(2, 0))), 2, "mine")
+
+
+def test_a_memory_keeps_its_shape() -> None:
+    with pytest.raises(PolicyError, match="a memory was Tensor and became NoneType; return the same kind"):
+        merge_rows(Counts(torch.zeros(3), torch.zeros(3)), torch.tensor([0]), Counts(torch.zeros(1), None))

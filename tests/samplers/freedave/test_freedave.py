@@ -290,7 +290,7 @@ def test_what_it_asks_of_the_engine() -> None:
     bound = FreeDave(CCD()).bind(replace(SETTING, family="dream"))
     assert bound.needs == {"entropy", "logits"}
     sampled = FreeDave(drafts=3).bind(replace(SETTING, temperature=0.5))
-    assert sampled == StochasticFreeDave(3, "confidence", False, VOCAB)
+    assert sampled == StochasticFreeDave(3, "confidence", False)
 
 
 def test_spelling() -> None:
@@ -312,7 +312,6 @@ def test_spelling() -> None:
         (lambda: FreeDave(TopK() | EosStop()), "also plays finish, which belongs beside FreeDave"),
         (lambda: FreeDave("topk"), "'topk' is no policy"),  # type: ignore[arg-type]
         (lambda: FreeDave(Threshold(), order="left_to_right"), "but the step is Threshold"),
-        (lambda: StochasticFreeDave(), "use FreeDave"),
         (lambda: FreeDave(cross_block=True).bind(replace(SETTING, cache="prefix")), "use cache='none' or cross_block"),
         (lambda: FreeDave(TopK(k=2)).bind(replace(SETTING, temperature=1.0)), "use step=TopK"),
     ],
