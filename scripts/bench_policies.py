@@ -78,9 +78,9 @@ RUNS = 4
 
 @dataclass(frozen=True)
 class Recall(Policy):
-    """What recalling costs: commit sure cells that have hardly moved since the forward before."""
+    """What recalling costs at most: commit the cells that have hardly moved, of all that are open."""
 
-    threshold: float = 0.5
+    threshold: float = 0.0
     drift: float = 0.01
     needs = frozenset({"logits"})
     recalls = 1
