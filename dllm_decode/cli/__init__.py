@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from dllm_decode import __version__
+from dllm_decode.cli.batch import app as batch
 from dllm_decode.cli.compare import compare
 from dllm_decode.cli.demo import demo
 from dllm_decode.cli.evaluate import evaluate
@@ -79,6 +80,7 @@ def _options(
 
 for command in (generate, evaluate, compare, tune, train_filter, policies, replay, view, demo):
     app.command()(command)
+app.add_typer(batch, name="batch")
 app.command("lm-eval", context_settings=SETTINGS)(lm_eval)
 
 

@@ -52,7 +52,7 @@ def load_model(
     want_dtype, want_device = _dtype(dtype), _device(device)
     if attention != "auto" and attention not in BACKENDS:
         raise LoadError(f"unknown attention backend {attention!r}; use auto, {', '.join(BACKENDS)}.")
-    folder = _folder(name_or_path)
+    folder = find_folder(name_or_path)
     family, config = _config(folder)
     generation = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     _check_block(folder, config, attention_block)
@@ -93,7 +93,7 @@ def inspect_model(
         LoadError, ConfigError: as `load_model`.
     """
     want_dtype, want_device = _dtype(dtype), _device(device)
-    folder = _folder(name_or_path)
+    folder = find_folder(name_or_path)
     family, config = _config(folder)
     stored = check_weights(folder, family, config)
     if want_dtype is None:
@@ -122,8 +122,12 @@ def _device(device: str | torch.device | None) -> torch.device:
     return wanted
 
 
-def _folder(name: str | Path) -> Path:
-    """The local folder of a checkpoint, fetched from the hub if the name is a hub id."""
+def find_folder(name: str | Path) -> Path:
+    """The local folder of a checkpoint, fetched from the hub if the name is a hub id.
+
+    Raises:
+        LoadError: there is none.
+    """
     if str(name) == "tiny":
         if not (BUNDLED / "tiny" / "config.json").is_file():
             raise LoadError(

@@ -1,0 +1,227 @@
+"""A worker: claims shards of a job until none is left, decodes them, writes their parts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.pool import Feed, shared_config
+from dllm_decode.engine.prompts import lay_out
+from dllm_decode.engine.request import Outcome, Request
+from dllm_decode.engine.sampler import DiffusionSampler
+from dllm_decode.errors import DllmError
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.jobs.folder import JobFolder
+from dllm_decode.jobs.lines import Line
+from dllm_decode.jobs.manifest import JobSettings
+
+BATCH_SIZE = 16
+POLL = 0.5  #: seconds between looks at the folder while others finish
+
+
+@dataclass
+class Decoder:
+    """Answers lines with a model: one sampler per policy and cache that lines ask for.
+
+    Attributes:
+        model: what decodes. ``settings``: of the job. ``batch_size``: rows decoded together.
+    """
+
+    model: DenoisingModel
+    settings: JobSettings
+    batch_size: int = BATCH_SIZE
+    _samplers: dict[tuple[str, str], DiffusionSampler] = field(default_factory=dict)
+
+    def sampler(self, line: Line) -> DiffusionSampler:
+        """The sampler of a line's policy and cache."""
+        asked = line.settings.get("policy", self.settings.policy), line.settings.get("cache", self.settings.cache)
+        if asked not in self._samplers:
+            if len(self._samplers) >= 64:
+                self._samplers.clear()
+            config = GenerationConfig.from_dict(self.settings.config)
+            self._samplers[asked] = DiffusionSampler(self.model, asked[0], cache=asked[1], config=config)
+        return self._samplers[asked]
+
+    def config(self, line: Line) -> dict[str, Any]:
+        """The line's own fields of the config."""
+        return {k: v for k, v in line.settings.items() if k not in ("policy", "cache", "samples", "chat")}
+
+    def chat(self, line: Line) -> bool | None:
+        """Whether the line's text goes into the chat template."""
+        chat: bool | None = line.settings.get("chat", self.settings.chat)
+        return chat
+
+    def check(self, line: Line) -> None:
+        """Raise what decoding this line would, without a forward."""
+        sampler = self.sampler(line)
+        config, own = sampler.config, self.config(line)
+        if own:
+            config = config.replace(**own)
+            sampler._bound(config)
+        lay_out(self.model, [line.prompt], self.chat(line), config)
+
+    def answer(self, lines: list[Line]) -> tuple[list[bytes], dict[str, Any]]:
+        """The lines of the output, in order, and what they hold; a line that fails has its error in its place."""
+        out, errors, tokens = [], 0, 0
+        for line, found in zip(lines, self.samples(lines), strict=True):
+            if isinstance(found, Exception):
+                errors += 1
+                out.append(line.failure(found))
+            else:
+                tokens += sum(answer["content_tokens"] for answer in found)
+                out.append(line.answer(found, self.settings.model))
+        return out, {"lines": len(lines), "errors": errors, "tokens": tokens}
+
+    def samples(self, lines: list[Line]) -> list[list[dict[str, Any]] | Exception]:
+        """Per line its answers, or what it failed with."""
+        requests: list[list[Request] | Exception] = []
+        for line in lines:
+            try:
+                made = self.sampler(line).requests(
+                    [line.prompt],
+                    chat=self.chat(line),
+                    num_samples=line.settings.get("samples", 1),
+                    places=[line.place()],
+                    **self.config(line),
+                )
+            except (DllmError, ValueError, TypeError) as error:
+                requests.append(error)
+            else:
+                requests.append(made)
+        outcomes = dict(self._decode([r for made in requests if isinstance(made, list) for r in made]))
+        found: list[list[dict[str, Any]] | Exception] = []
+        for made in requests:
+            if isinstance(made, Exception):
+                found.append(made)
+                continue
+            done = [outcomes[id(request)] for request in made]
+            failed = next((outcome.error for outcome in done if outcome.error is not None), None)
+            found.append([self._answer(outcome) for outcome in done] if failed is None else failed)
+        return found
+
+    def _decode(self, requests: list[Request]) -> Iterator[tuple[int, Outcome]]:
+        """The outcomes of requests of any kinds, each kind through a pool of its own."""
+        kinds: list[list[Request]] = []
+        for request in requests:
+            kind = next((kind for kind in kinds if _alike(kind[0], request)), None)
+            kinds.append([request]) if kind is None else kind.append(request)
+        for kind in kinds:
+            for outcome in Feed.of(self.model, kind, self.batch_size, isolate=True).outcomes():
+                yield id(outcome.request), outcome
+
+    def _answer(self, outcome: Outcome) -> dict[str, Any]:
+        """What the output tells of a sample."""
+        eos, tokens, tokenizer = set(self.model.eos_ids), outcome.tokens, self.model.tokenizer
+        content = next((i for i, token in enumerate(tokens) if token in eos), len(tokens))
+        return {
+            "text": tokens[:content] if tokenizer is None else tokenizer.decode(tokens[:content]),
+            "finish_reason": "stop" if content < len(tokens) else "length",
+            "prompt_tokens": outcome.request.offset,
+            "content_tokens": content,
+            "until_eos_tokens": min(content + 1, len(tokens)),
+            "canvas_tokens": len(tokens),
+            "nfe": outcome.nfe,
+            "full_forwards": outcome.full_forwards,
+            "tokens_forwarded": outcome.tokens_forwarded,
+        }
+
+
+@dataclass
+class Worker:
+    """One process at work on a job.
+
+    Attributes:
+        job: the folder. ``decoder``: answers lines.
+        max_errors: stop when more lines than that have failed, in the whole job; ``None`` = never.
+        name: for people.
+    """
+
+    job: JobFolder
+    decoder: Decoder
+    max_errors: int | None = None
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}")
+
+    def run(
+        self, shards: list[int] | None = None, wait: bool = True, on_part: Callable[[int], None] | None = None
+    ) -> int:
+        """Decode shards until every one is finished.
+
+        Args:
+            shards: only these; ``None`` = all of the job.
+            wait: stay while others hold the last shards, to take over those whose owner dies.
+            on_part: told the number of each shard that this worker has finished.
+
+        Returns:
+            How many shards this worker has finished.
+
+        Raises:
+            DllmError: the input has changed, the folder cannot be written, or too many lines have failed.
+        """
+        wanted, count = set(range(len(self.job.manifest.shards)) if shards is None else shards), 0
+        while left := sorted(wanted - self.job.finished()):
+            claimed = next((shard for shard in left if self.job.claim(shard, self.name)), None)
+            if claimed is None:
+                if not wait:
+                    break
+                time.sleep(POLL)
+                continue
+            try:
+                self._one(claimed)
+            except BaseException:
+                self.job.release(claimed)
+                raise
+            count += 1
+            if on_part is not None:
+                on_part(claimed)
+            self._stop_at_errors()
+        return count
+
+    def _one(self, shard: int) -> None:
+        began = time.perf_counter()
+        with self._signs_of_life(shard):
+            lines, stats = self.decoder.answer(self.job.manifest.read(shard))
+            self.job.finish(shard, lines, {**stats, "seconds": time.perf_counter() - began, "worker": self.name})
+
+    def _stop_at_errors(self) -> None:
+        if self.max_errors is None:
+            return
+        failed = self.job.progress().errors
+        if failed > self.max_errors:
+            raise DllmError(
+                f"{failed} lines of the job have failed, and --max-errors is {self.max_errors}; look at the parts in "
+                f"{str(self.job.parts)!r}, then go on with a larger one."
+            )
+
+    @contextmanager
+    def _signs_of_life(self, shard: int) -> Iterator[None]:
+        """Touch the claim while the shard is decoded."""
+        over = threading.Event()
+
+        def touch() -> None:
+            while not over.wait(self.job.stale_after / 6):
+                self.job.renew(shard)
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _alike(one: Request, other: Request) -> bool:
+    """Whether one pool takes both."""
+    return (
+        one.cache == other.cache
+        and shared_config(one.config) == shared_config(other.config)
+        and one.policy == other.policy
+    )
