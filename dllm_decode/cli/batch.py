@@ -33,7 +33,6 @@ from dllm_decode.errors import DllmError
 
 if TYPE_CHECKING:
     from dllm_decode.jobs.folder import JobFolder
-    from dllm_decode.jobs.manifest import Manifest
 
 
 class Batch(typer.core.TyperGroup):
@@ -102,21 +101,18 @@ def run(
 ) -> None:
     """Make a job of a file of prompts, or go on with it."""
     check_batch_size(batch_size)
-    check_cache(cache)
-    check_policy(policy)
     from dllm_decode.config import GenerationConfig
-    from dllm_decode.jobs import JobFolder, JobSettings
+    from dllm_decode.jobs.folder import JobFolder
+    from dllm_decode.jobs.manifest import JobSettings, Manifest
     from dllm_decode.jobs.parquet import to_json_lines
-    from dllm_decode.models.fingerprint import checkpoint_fingerprint
 
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, block_length=block_length, temperature=temperature, seed=seed
     )
     there = (out / "manifest.jsonl").exists()
     if there and JobFolder(out, Manifest.load(out / "manifest.jsonl")).progress().complete:
-        mark = Manifest.load(
-            out / "manifest.jsonl"
-        ).settings.fingerprint  # nothing is left to decode: no model, no torch
+        # Nothing is left to decode: neither the model nor torch is needed.
+        mark = Manifest.load(out / "manifest.jsonl").settings.fingerprint
     else:
         from dllm_decode.models.fingerprint import checkpoint_fingerprint
 
@@ -217,7 +213,7 @@ def merge(
     _merge(JobFolder.open(job), out)
 
 
-def _prepared(source: Path, out: Path, settings: Any, shard_lines: int, decoder: Any) -> tuple[Manifest, bool]:
+def _prepared(source: Path, out: Path, settings: Any, shard_lines: int, decoder: Any) -> tuple[Any, bool]:
     """The manifest, made with a count of the lines that are checked."""
     from dllm_decode.jobs.manifest import create_or_resume
 
