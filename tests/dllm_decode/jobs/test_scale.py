@@ -73,7 +73,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     status = json.loads(command("status", job, "--json").stdout)
     assert status["complete"] and status["done"] == 5 and status["errors"] == 0
     assert "made" not in command(str(source), *options).stderr, "the same command goes on"
-    assert "block_length is 32, was 16" in " ".join(
+    assert "--block-length is 32, was 16" in " ".join(
         command(str(source), "-o", job, "--max-new-tokens", "16", code=2).stderr.split()
     )
     command("merge", job, "-o", str(tmp_path / "again.jsonl"))
