@@ -98,11 +98,11 @@ class Decoder:
                 requests.append(made)
         outcomes = dict(self._decode([r for made in requests if isinstance(made, list) for r in made]))
         found: list[list[dict[str, Any]] | Exception] = []
-        for made in requests:
-            if isinstance(made, Exception):
-                found.append(made)
+        for asked in requests:
+            if isinstance(asked, Exception):
+                found.append(asked)
                 continue
-            done = [outcomes[id(request)] for request in made]
+            done = [outcomes[id(request)] for request in asked]
             failed = next((outcome.error for outcome in done if outcome.error is not None), None)
             found.append([self._answer(outcome) for outcome in done] if failed is None else failed)
         return found
