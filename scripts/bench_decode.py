@@ -25,8 +25,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.models.packed import pack_linears
@@ -36,7 +34,7 @@ from scripts.bench.bundled import bundled_rows
 from scripts.bench.grow import NAME as GROWTH_NAME
 from scripts.bench.grow import plot_growth
 from scripts.bench.measure import Row, machine_rates, middle, random_llada, time_ours, time_textbook
-from scripts.bench.page import bundled_section, step_section, write_sections
+from scripts.bench.page import about, bundled_section, step_section, write_sections
 from scripts.bench.refresh import refresh_note, refresh_rows, refresh_table
 
 LAYERS, WIDTH, VOCABULARY = 4, 512, 126_464
@@ -131,24 +129,6 @@ def missed(rows: list[Row], shares: dict[str, float], bundled: dict[str, float |
     return out
 
 
-def show(rows: list[Row], shares: dict[str, float], machine: Machine) -> None:
-    """Print the table for people."""
-    console = Console()
-    table = Table(title="decoding steps (median)")
-    for column in ("what", "shape", "ms", "textbook ms", "floor ms", "x faster", "x floor"):
-        table.add_column(column, justify="left" if column in ("what", "shape") else "right")
-    for row in rows:
-        numbers = (row.ms, row.textbook_ms, row.floor_ms, row.speedup, row.over_floor)
-        table.add_row(row.name, row.shape, *("-" if n is None else f"{n:.2f}" for n in numbers))
-    console.print(table)
-    for name, share in shares.items():
-        console.print(f"outside the model, {name}: {share:.1f} % of the run")
-    console.print(
-        f"this machine: {machine.flops / 1e9:.0f} GFLOP/s fp32, {machine.bandwidth / 1e9:.1f} GB/s copy, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-
-
 def gpu_table(
     dry_run: bool,
     textbook: bool,
@@ -189,7 +169,7 @@ def gpu_table(
         record = {"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in runs], "errors": errors}
         print(json.dumps({**record, "machine": asdict(machine), "versions": where}))
     else:
-        gpu_runs.show(rows, runs, errors, machine, plan, where)
+        gpu_page.show(rows, runs, errors, machine, plan, where)
     if docs is not None:
         gpu_page.write(docs, rows, runs, errors, plan.device)
     return gpu_page.missed(rows, runs, errors)
@@ -250,10 +230,9 @@ def main(
         shown = {"rows": record, "outside_model_percent": shares, "bundled": end_to_end}
         print(json.dumps({**shown, "refresh": [asdict(r) for r in refreshed]}))
     else:
-        if rows:
-            show(rows, shares, machine)
-        for name in [name for name in ("bundled", "refresh", "growth") if name in sections]:
-            print(*sections[name], sep="\n")
+        for lines in sections.values():
+            print(*lines, sep="\n")
+        print(about(machine))
     if docs is not None:
         write_sections(docs, sections, machine)
     if check:

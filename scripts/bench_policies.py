@@ -30,7 +30,6 @@ from rich.table import Table
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
-from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from filters import FilterNetwork, LearnedFilter
 from samplers import (
     EGP,
@@ -50,6 +49,7 @@ from samplers import (
     spell,
 )
 from samplers.registry import suggest
+from scripts.random_models import random_model
 
 BAR_MS, DISTRIBUTIONS_BAR_MS = 1.0, 5.0
 #: Of one row, for parts that recall distributions of earlier forwards.
@@ -178,23 +178,6 @@ class Stopwatch:
         return out
 
 
-def random_model(family: str, vocabulary: int, slots: int) -> NativeModel:
-    """One random layer, sure of some cells and unsure of others."""
-    torch.manual_seed(0)
-    mask = vocabulary - 1
-    if family == "llada":
-        config = LLaDAConfig(
-            d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=vocabulary, embedding_size=vocabulary,
-            init_std=0.5, mask_token_id=mask, max_sequence_length=slots,
-        )  # fmt: skip
-        return NativeModel(LLaDA(config), mask_id=mask, eos_ids=(0,), name="random LLaDA")
-    module = Dream(DreamConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
-        vocab_size=vocabulary, initializer_range=0.5, mask_token_id=mask, max_position_embeddings=slots,
-    ))  # fmt: skip
-    return NativeModel(module, mask_id=mask, eos_ids=(0,), name="random Dream")
-
-
 def policies(name: str, size: Size) -> list[Policy]:
     """What is measured of a registered name (or of ``recall``): defaults, variants, a decider where one is needed."""
     if name == "recall":
@@ -218,12 +201,15 @@ def measure(name: str, policy: Policy, size: Size, steps: int, repeats: int) -> 
     cached = name == "blindfirst"  # of a cached loop of Dream's
     settings = GenerationConfig(max_new_tokens=size.cells, block_length=size.block, early_stop=False)
     reads = DiffusionSampler(
-        random_model("llada", SMALL_VOCABULARY, 2), policy if not cached else "threshold", "none", settings
+        random_model("llada", SMALL_VOCABULARY, 2, 32, inner=32),
+        policy if not cached else "threshold",
+        "none",
+        settings,
     )._bound(settings)
     large = bool(reads.needs & {"logits", "probs"})
     size = replace(size, batch=1) if reads.recalls else size
     family = "dream" if cached else "llada"
-    model = random_model(family, size.vocabulary if large else SMALL_VOCABULARY, size.cells + 16)
+    model = random_model(family, size.vocabulary if large else SMALL_VOCABULARY, size.cells + 16, 32, inner=32)
     sampler = DiffusionSampler(model, policy, "prefix" if cached else "none", settings)
     seen: list[tuple[bool, float, float]] = []
     generator = torch.Generator().manual_seed(0)

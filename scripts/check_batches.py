@@ -22,10 +22,10 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
-from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from filters import FilterNetwork, LearnedFilter
 from samplers import EGP, Composition, EoTP, Learn2PD, PcSampler, Policy, PolicyError, TokenTable
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
+from scripts.random_models import known_model
 
 VOCABULARY, EOS, MASK = 40, 38, 39
 MODELS, LONGEST = 4, 14
@@ -141,7 +141,7 @@ class Case:
 
     def sampler(self, rows: list[int], dtype: torch.dtype = torch.float32) -> DiffusionSampler:
         """What decodes these rows of the batch."""
-        model = random_model(self.family, self.model_seed, dtype)
+        model = known_model(self.family, VOCABULARY, 128, layers=2, seed=self.model_seed, eos=EOS, dtype=dtype)
         return DiffusionSampler(model, self.parts(rows), self.cache, GenerationConfig(**self.settings))
 
     def run(self, rows: list[int], dtype: torch.dtype = torch.float32) -> GenerationResult:
@@ -153,25 +153,6 @@ class Case:
         rows = list(range(len(self.prompts)))
         batch = self.run(rows, dtype)
         return [row for row in rows if not same(batch, row, self.run([row], dtype))]
-
-
-@lru_cache
-def random_model(family: str, seed: int, dtype: torch.dtype = torch.float32) -> NativeModel:
-    """A random model with sharp predictions, small enough for thousands of runs."""
-    torch.manual_seed(seed)
-    module: LLaDA | Dream
-    if family == "llada":
-        config = LLaDAConfig(
-            d_model=16, n_layers=2, n_heads=2, mlp_hidden_size=24, vocab_size=VOCABULARY, init_std=0.5,
-            mask_token_id=MASK, max_sequence_length=128,
-        )  # fmt: skip
-        module = LLaDA(config)
-    else:
-        module = Dream(DreamConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24,
-            vocab_size=VOCABULARY, initializer_range=0.5, mask_token_id=MASK, max_position_embeddings=128,
-        ))  # fmt: skip
-    return NativeModel(module.to(dtype), mask_id=MASK, eos_ids=(EOS,), name=f"random {family}")
 
 
 @lru_cache

@@ -11,7 +11,6 @@ then it is counted as a tie, apart and never as equal; what differs in float64 t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -21,8 +20,8 @@ import typer
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
-from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
+from scripts.random_models import known_model
 
 VOCABULARY, EOS, MASK = 32, 30, 31
 #: The paper's rule half of the time, and any other deterministic rule.
@@ -110,33 +109,15 @@ class Case:
 
     def run(self, dtype: torch.dtype = torch.float32) -> tuple[GenerationResult, GenerationResult]:
         """Decode the batch both ways."""
-        model = random_model(self.family, self.layers, self.model_seed, dtype)
+        model = known_model(
+            self.family, VOCABULARY, 64, layers=self.layers, seed=self.model_seed, eos=EOS, dtype=dtype
+        )
         config = GenerationConfig(**self.settings)
         prompts = [list(prompt) for prompt in self.prompts]
         plain, fast = (
             DiffusionSampler(model, policy, self.cache, config).generate(prompts) for policy in self.policies()
         )
         return plain, fast
-
-
-@lru_cache(maxsize=256)
-def random_model(family: str, layers: int, seed: int, dtype: torch.dtype = torch.float32) -> NativeModel:
-    """A random model with sharp predictions, small enough for thousands of runs."""
-    torch.manual_seed(seed)
-    module: LLaDA | Dream
-    if family == "llada":
-        config = LLaDAConfig(
-            d_model=16, n_layers=layers, n_heads=2, mlp_hidden_size=24, vocab_size=VOCABULARY, init_std=0.5,
-            mask_token_id=MASK, max_sequence_length=64,
-        )  # fmt: skip
-        module = LLaDA(config)
-    else:
-        module = Dream(DreamConfig(
-            hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
-            intermediate_size=24, vocab_size=VOCABULARY, initializer_range=0.5, mask_token_id=MASK,
-            max_position_embeddings=64,
-        ))  # fmt: skip
-    return NativeModel(module.to(dtype), mask_id=MASK, eos_ids=(EOS,), name=f"random {family}")
 
 
 def differing(plain: GenerationResult, fast: GenerationResult) -> list[int]:

@@ -161,11 +161,29 @@ def row_lines(rows: Sequence[GpuRow], runs: Sequence[RunRow]) -> list[str]:
         *markdown_table(head, body),
         "",
         *(
-            f"{run.name}: {run.forwards} forwards, {run.per_second:.1f} per second of {run.allowed:.1f} allowed; "
-            f"{run.discarded} more were begun ahead and thrown away."
+            f"{run.name}: {run.forwards} forwards, {run.per_second:.1f} per second of {run.allowed:.1f} allowed "
+            f"({run.share:.2f}); {run.discarded} more were begun ahead and thrown away."
             for run in runs
         ),
     ]
+
+
+def show(
+    rows: Sequence[GpuRow],
+    runs: Sequence[RunRow],
+    errors: dict[str, float],
+    machine: Machine,
+    plan: Plan,
+    where: str,
+) -> None:
+    """Print what was measured; ``where`` = the machine and the versions in words."""
+    print("decoding steps (median)" + (", dry run: the figures mean nothing" if plan.dry else ""))
+    print(*row_lines(rows, runs), sep="\n")
+    dtype = str(plan.dtype).removeprefix("torch.")
+    for family, error in errors.items():
+        print(f"{family}: relative error of the logits in {dtype} against fp32: {error:.1e}")
+    flops, copy = machine.flops / 1e12, machine.bandwidth / 1e12
+    print(f"this machine: {flops:.3g} TFLOP/s in {dtype}, {copy:.3g} TB/s copy; {where}")
 
 
 def write(

@@ -1,14 +1,12 @@
-"""Whole runs on a GPU at the pace of a recorded one, the error of bf16, and the tables on the terminal."""
+"""Whole runs on a GPU at the pace of a recorded one, and the error of bf16."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
@@ -21,7 +19,7 @@ from dllm_decode.tasks import few_shot, samples
 from samplers import Decision, Policy, Prediction, View, top
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Forecast
-from scripts.bench.gpu import GpuRow, Plan, prompts_of, random_model, time_steps
+from scripts.bench.gpu import Plan, prompts_of, random_model, time_steps
 
 
 @dataclass(frozen=True)
@@ -138,49 +136,3 @@ def relative_error(plan: Plan, family: str) -> float:
     model.module.float()
     high = logits(model)
     return float((low - high).norm() / high.norm())
-
-
-def show(
-    rows: Sequence[GpuRow],
-    runs: Sequence[RunRow],
-    errors: dict[str, float],
-    machine: Machine,
-    plan: Plan,
-    where: str,
-) -> None:
-    """Print the tables; ``where`` = the machine and the versions in words."""
-    console = Console(width=150)
-    table = Table(title="decoding steps (median)" + (", dry run: the figures mean nothing" if plan.dry else ""))
-    columns = (
-        "what",
-        "N",
-        "B",
-        "ms",
-        "textbook ms",
-        "floor ms",
-        "x faster",
-        "x floor",
-        "sampler %",
-        "peak GiB",
-        "needed GiB",
-    )
-    for column in columns:
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for row in rows:
-        faster = None if row.textbook_ms is None else row.textbook_ms / row.ms
-        numbers = (row.ms, row.textbook_ms, row.floor_ms, faster, row.ms / row.floor_ms, row.sampler_percent)
-        sizes = (row.peak, row.needed)
-        cells = ["-" if x is None else f"{x:.2f}" for x in (*numbers, *sizes)]
-        table.add_row(row.name, str(row.length), str(row.batch), *cells)
-    console.print(table)
-    for run in runs:
-        console.print(
-            f"{run.name}: {run.forwards} forwards, {run.per_second:.1f} per second, the formulas allow "
-            f"{run.allowed:.1f}: {run.share:.2f} ({run.discarded} more begun ahead and thrown away)"
-        )
-    for family, error in errors.items():
-        console.print(f"{family}: relative error of the logits in {plan.dtype} against fp32: {error:.1e}")
-    console.print(
-        f"this machine: {machine.flops / 1e12:.3g} TFLOP/s in {str(plan.dtype).removeprefix('torch.')}, "
-        f"{machine.bandwidth / 1e12:.3g} TB/s copy; {where}"
-    )

@@ -194,18 +194,8 @@ def _mib(value: Any) -> float:
 
 def growth_table(found: Sequence[Growth]) -> list[str]:
     """Lines of a Markdown table; a shape that is in both plots is shown once."""
-    head = (
-        "cache",
-        "N",
-        "B",
-        "forward",
-        "ms",
-        "floor ms",
-        "times the floor",
-        "MiB at most",
-        "weights + cache",
-        "--estimate",
-    )
+    head = ("cache", "N", "B", "forward", "ms", "floor ms", "times the floor", "MiB at most", "weights + cache",
+            "--estimate")  # fmt: skip
     body = []
     for one in {(g.cache, g.length, g.batch): g for g in found}.values():
         for kind, (ms, floor) in one.times.items():

@@ -22,12 +22,16 @@ def write_sections(page: Path, sections: Mapping[str, Sequence[str]], rates: Mac
         sections: lines by the name of the markers.
         rates: of this machine, as measured for the floors.
     """
-    where = (
+    for name, lines in sections.items():
+        put(page, name, [about(rates), "", *lines])
+
+
+def about(rates: Machine) -> str:
+    """The machine, its rates and the day."""
+    return (
         f"{machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"{rates.flops / 1e9:.0f} GFLOP/s fp32, {rates.bandwidth / 1e9:.0f} GB/s copy; {date.today().isoformat()}."
     )
-    for name, lines in sections.items():
-        put(page, name, [where, "", *lines])
 
 
 def step_section(rows: Sequence[Row], shares: Mapping[str, float], bars: Mapping[str, float]) -> list[str]:

@@ -82,7 +82,7 @@ def test_the_watch_counts_each_role_once(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_roles_are_pure(name: str) -> None:
     """Called three times over, each role answers as if it had been called once, and changes nothing it is given."""
     size, config = Size(2, 8, 4, 512), GenerationConfig(max_new_tokens=8, block_length=4, early_stop=False)
-    model = random_model("llada", size.vocabulary, 16)
+    model = random_model("llada", size.vocabulary, 16, 32, inner=32)
     for policy in policies(name, size):
         if "random" in spell(policy):  # its draws move on
             continue

@@ -1,4 +1,4 @@
-"""The script, on a model that answers from a table."""
+"""The command, on a model that answers from a table."""
 
 from __future__ import annotations
 
