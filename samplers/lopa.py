@@ -70,6 +70,11 @@ class Lopa(Policy):
     def needs(self) -> frozenset[str]:  # noqa: D102
         return frozenset({"neg_entropy": {"entropy"}, "margin": {"margin"}}.get(self.score, set()))
 
+    @property
+    def most(self) -> int:
+        """The most canvases that a forward carries per row."""
+        return self.branches + 1
+
     def begin(self, view: View) -> Ahead:  # noqa: D102
         none = torch.full_like(view.tokens[:, : self.branches], -1)
         return Ahead(none, none, none.float(), none.float())

@@ -68,6 +68,7 @@ POLICIES = (
     "lopa:branches=3,threshold=0.6",
     "lopa:score=margin,creation=0.5,share=0.5,threshold=0.6+prophet",
     "freedave:drafts=3",
+    "freedave:drafts=auto,row_cost=0.2",
     "freedave:drafts=4,order=left_to_right",
     "freedave:step=(threshold:threshold=0.5),drafts=2",
     "defereos+threshold:threshold=0.4",

@@ -36,6 +36,11 @@ STEPS = ("topk:k=1",) * 5 + (
     "ccd",
     "ccdds:history=2,candidates=3",
 )
+#: A number, or chosen as if a further canvas cost so much.
+DRAFTS = (
+    *("1", "2", "3", "4", "4", "8"),
+    *("auto,row_cost=0.02", "auto,row_cost=0.1", "auto,row_cost=0.3", "auto,row_cost=0.3,drafts_at_most=3"),
+)
 #: What may stand beside a rule; SchED and Prophet cannot read every cell under the dual cache unless stale.
 BESIDE = ("",) * 8 + (
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05",
@@ -56,7 +61,7 @@ class Case:
     model_seed: int
     step: str
     beside: str
-    drafts: int
+    drafts: str
     order: str
     cross_block: bool
     cache: str
@@ -83,7 +88,7 @@ class Case:
             model_seed=random.randrange(500),
             step=step,
             beside=beside,
-            drafts=random.choice((1, 2, 3, 4, 4, 8)),
+            drafts=random.choice(DRAFTS),
             order=order,
             cross_block=cross,
             cache=cache,

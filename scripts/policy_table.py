@@ -49,6 +49,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "FreeDave d=2": ("freedave:drafts=2", "lossless"),
     "FreeDave d=4": ("freedave:drafts=4", "lossless, up to 2.8-3.8x throughput"),
     "FreeDave d=8": ("freedave:drafts=8", "lossless"),
+    "FreeDave d=auto": ("freedave:drafts=auto,row_cost=0.3", "not in the paper"),
 }
 #: the same labels by the policy's own spelling, as records have it
 LABELS = {spell(parse_policy(policy)): label for label, (policy, _) in POLICIES.items()}

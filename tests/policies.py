@@ -38,7 +38,11 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "eotp": {"guess": _one_of(True, False), "ids": _one_of("7/8/22")},
     "wino": {"threshold": _one_of(0.1, 0.4), "threshold_back": _one_of(0.0, 0.6), "twins": _one_of("block", "lone")},
     "lopa": {"branches": _one_of(0, 1, 3), "threshold": _one_of(0.4), "score": _one_of("margin", "confidence")},
-    "freedave": {"step": _one_of("(topk:k=1)", "(topk:k=2)", "(threshold:threshold=0.5)"), "drafts": _one_of(1, 2, 4)},
+    "freedave": {
+        "step": _one_of("(topk:k=1)", "(topk:k=2)", "(threshold:threshold=0.5)"),
+        "drafts": _one_of(1, 2, 4, "auto"),
+        "row_cost": _one_of(0.1, 0.4),
+    },
 }
 #: whole strings of parts whose fields hang together
 SPELLED = {

@@ -41,7 +41,7 @@ def print_estimate(
         longest = max(len(tokenizer.encode_prompt(prompt, templated)) for prompt in prompts)
     slots = longest + config.max_new_tokens
     rows = min(batch_size, len(prompts))
-    drafts = max((getattr(part, "drafts", 1) for part in Composition.of(check_policy(policy)).parts), default=1)
+    drafts = max((getattr(part, "most", 1) for part in Composition.of(check_policy(policy)).parts), default=1)
     needs = estimate_memory(
         Shape.of(settings, width.itemsize),
         rows,

@@ -20,6 +20,7 @@ from dllm_decode.engine.prompts import Prompt, lay_out, several
 from dllm_decode.engine.randomness import Place, places_of
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.engine.result import GenerationResult
+from dllm_decode.engine.row_costs import row_costs
 from dllm_decode.engine.streaming import StreamRelay
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
@@ -114,6 +115,7 @@ class DiffusionSampler:
             delimiter_ids=_delimiter_ids(self.model),
             shadows=can_shadow(self.model),
             family=self.model.family,
+            row_costs=row_costs(self.model, self.cache, config, self._decode),
         )
         bound = policy.bind(setting)
         if Scope.REST in bound.opening_scope and self.cache != "none" and config.refresh != 1:
@@ -133,6 +135,10 @@ class DiffusionSampler:
         if left - len({*self.model.eos_ids} - {*config.suppress_tokens}) * config.infill < 1:
             raise DllmError(f"suppress_tokens holds {len(config.suppress_tokens)} tokens and leaves none to propose.")
         return bound
+
+    def _decode(self, policy: str, prompt: list[int], config: GenerationConfig) -> Iterator[StepEvent]:
+        """Decode a prompt as this sampler would under another policy."""
+        return DiffusionSampler(self.model, policy, self.cache, config).stream(prompt)
 
     def generate(
         self,

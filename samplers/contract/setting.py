@@ -30,6 +30,8 @@ class Setting:
         shadows: whether model and cache can forward shadow cells.
         family: ``"llada"``, ``"dream"``, or ``""`` for any other model: whose published defaults apply.
         measures: name of the part beside this one that sets each block's length on a plain opening forward, if any.
+        row_costs: n -> what a forward with 1, 2, ... n canvases per row costs relative to one, measured when first
+            asked; ``None`` = nobody can say.
     """
 
     mask_id: int
@@ -46,6 +48,7 @@ class Setting:
     shadows: bool = True
     family: str = ""
     measures: str | None = None
+    row_costs: Callable[[int], tuple[float, ...]] | None = None
 
 
 class Scope(Flag):

@@ -22,6 +22,7 @@ class Drafts:
             has just asked to commit: drafts only if another part overruled it.
         step, block_step: long ``[B]``, the step counts that one-after-the-other decoding would see when it decides
             next (this policy needs fewer forwards).
+        seen: fp32 ``[B, 2, K]``, how drafts have fared, see :class:`~samplers.freedave.budget.Budget`.
         own: whatever else the policy remembers.
     """
 
@@ -29,13 +30,16 @@ class Drafts:
     rounds: Tensor
     step: Tensor
     block_step: Tensor
+    seen: Tensor
     own: Memory
 
     @classmethod
-    def none(cls, view: View, own: Memory) -> Drafts:
+    def none(cls, view: View, seen: Tensor, own: Memory) -> Drafts:
         """Nothing drafted yet."""
         rounds = torch.full_like(view.tokens, view.tokens.shape[1])
-        return cls(view.tokens, rounds, view.step + 1, view.block_step, own)  # a forward counts when it is decided on
+        return cls(
+            view.tokens, rounds, view.step + 1, view.block_step, seen, own
+        )  # a forward counts when it is decided on
 
     def resume(self, view: View, cross_block: bool) -> View:
         """The view with the step counts of one-after-the-other decoding."""
@@ -43,8 +47,8 @@ class Drafts:
         block_step = self.block_step if cross_block else self.block_step * (view.block_step > 0)
         return replace(view, step=self.step, block_step=block_step)
 
-    def query(self, view: View, count: int, cross_block: bool) -> Query | None:
-        """Forward the canvas and the canvas with its first 1, 2, ... rounds of drafts filled in.
+    def query(self, view: View, count: Tensor, cross_block: bool) -> Query | None:
+        """Forward the canvas and the canvas with its first 1, 2, ... rounds of drafts filled in, ``count`` in all.
 
         Not those that add nothing, or leave nothing to predict; and nothing where all rows open a block, unless drafts
         cross blocks.
@@ -56,11 +60,13 @@ class Drafts:
         held = rounds.new_zeros(len(rounds), width + 1).scatter_(1, rounds, 1).cumsum(-1)
         # Renumbered without gaps; cells without a draft lie beyond all.
         nth = held.gather(1, rounds).masked_fill_(rounds == width, width + 1)
-        index = torch.arange(count, device=rounds.device)
+        index = torch.arange(int(count.max()), device=rounds.device)
         canvases = torch.where(nth[:, None] <= index[:, None], self.values[:, None], view.tokens[:, None])
+        beyond = index >= count[:, None]
+        canvases.masked_fill_(beyond[:, :, None], -1)  # agrees with nothing
         drafted = held[:, width - 1 : width]
         waiting = (nth * (view.masked if cross_block else view.open)).amax(-1, keepdim=True)
-        used = (index <= drafted) & (index < waiting)
+        used = (index <= drafted) & (index < waiting) & ~beyond
         return Query(canvases=canvases, used=used | (index == 0))
 
 

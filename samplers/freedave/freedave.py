@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
+from samplers.freedave.budget import Budget, RowCosts, linear
 from samplers.freedave.chain import follow
 from samplers.freedave.drafts import Drafts, in_line
 from samplers.freedave.stochastic import Order, StochasticFreeDave
@@ -33,18 +35,30 @@ class FreeDave(Policy):
     Args:
         step: the rule to accelerate, any deterministic decider that takes nothing back. In the paper TopK(k=1).
         drafts: canvases per forward, the current one included (the paper's d: 4 for LLaDA, 8 for Dream); 1 = none.
+            ``"auto"``: per row and forward the number with the least expected cost per step, from how the row's drafts
+            have fared (:class:`~samplers.freedave.budget.Budget`); the outcome is the same, the forwards are not.
         order: ``"confidence"`` = as the step ranks cells, or ``"left_to_right"``.
         cross_block: let drafts run into the next blocks. Sound only without a cache.
+        drafts_at_most: the largest number that ``"auto"`` chooses.
+        row_cost: what ``"auto"`` takes a further canvas to cost, as a share of a forward with one; ``None`` = as
+            measured on this machine, once, before the first such run.
     """
 
     step: Policy = TopK()
-    drafts: int = 4
+    drafts: int | Literal["auto"] = 4
     order: Order = "confidence"
     cross_block: bool = False
+    drafts_at_most: int = 8
+    row_cost: float | None = None
+    costs: RowCosts | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.drafts < 1:
-            raise PolicyError(f"drafts is {self.drafts}; give a whole number from 1 up (1 = nothing is drafted).")
+        for name, auto in (("drafts", self.drafts == "auto"), ("drafts_at_most", False)):
+            number = getattr(self, name)
+            if not auto and (not isinstance(number, int) or number < 1):
+                raise PolicyError(f"{name} is {number}; give a whole number from 1 up (1 = nothing is drafted).")
+        if self.row_cost is not None and not self.row_cost >= 0:
+            raise PolicyError(f"row_cost is {self.row_cost}; give a share from 0 (free) up, or None to measure it.")
         if self.order not in ("confidence", "left_to_right"):
             raise PolicyError(f"order is {self.order!r}; choose confidence or left_to_right.")
         reason = _unfit(self.step)
@@ -73,9 +87,22 @@ class FreeDave(Policy):
                     f"at temperature {setting.temperature:g} {type(self).__name__} verifies one drawn cell at a time; "
                     "use step=TopK(k=1) or temperature=0."
                 )
-            return StochasticFreeDave(self.drafts, self.order, self.cross_block)
+            return StochasticFreeDave(self._budget(setting), self.order, self.cross_block)
         step = replace(self.step, score="position") if self.order == "left_to_right" else self.step  # type: ignore
-        return replace(self, step=step.bind(setting))
+        return replace(self, step=step.bind(setting), costs=self._budget(setting).costs)
+
+    @property
+    def most(self) -> int:
+        """The most canvases that a forward carries per row."""
+        return self.drafts_at_most if self.drafts == "auto" else self.drafts
+
+    def _budget(self, setting: Setting) -> Budget:
+        if self.drafts != "auto":
+            return Budget(self.drafts)
+        costs = setting.row_costs if self.row_cost is None else linear(self.row_cost)
+        if costs is None:
+            raise PolicyError("drafts=auto has nothing that measures what rows cost here; give row_cost, such as 0.5.")
+        return Budget(self.drafts_at_most, costs)
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102
@@ -92,17 +119,18 @@ class FreeDave(Policy):
         return self.step.widest_block
 
     def begin(self, view: View) -> Drafts:  # noqa: D102
-        return Drafts.none(view, self.step.begin(view))
+        return Drafts.none(view, Budget(self.most).begin(view), self.step.begin(view))
 
     def query(self, view: View, memory: Drafts) -> Query | None:  # noqa: D102
-        return memory.query(view, self.drafts, self.cross_block)
+        return memory.query(view, Budget(self.most, self.costs).choose(memory.seen), self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
         canvases = view.tokens[:, None] if prediction.canvases is None else prediction.canvases
         now = memory.resume(view, self.cross_block)
         part = self.unjudged(canvases, view.mask_id)
         chain = follow(self.step, canvases, now, prediction, memory.own, self.cross_block, part)
-        drafts = self.draft(view, chain.now, prediction.pick(chain.last), chain.memory)
+        seen = Budget(self.most, self.costs).learn(memory.seen, prediction, chain.last)
+        drafts = self.draft(view, chain.now, prediction.pick(chain.last), seen, chain.memory)
         write, order = chain.turn >= 0, 4 * chain.turn + chain.surest.atan()  # by branch, then as the step says
         decision = Decision(
             write,
@@ -118,7 +146,7 @@ class FreeDave(Policy):
         """Bool ``[B, K, G]``: cells of a draft that need not agree with where a step leads; ``None`` = all must."""
         return None
 
-    def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:
+    def draft(self, view: View, now: View, said: Prediction, seen: Tensor, rule: Memory) -> Drafts:
         """Go on with the step from ``now``, as if the model went on saying what it ``said``."""
         inside = said.predicted & (self.cross_block | (view.index < view.end[:, None]))
         step = self.step
@@ -130,14 +158,14 @@ class FreeDave(Policy):
         else:
             values, rounds = now.tokens, torch.full_like(now.tokens, now.tokens.shape[1])
             ahead, learned = now, rule
-            for number in range(1, self.drafts):
+            for number in range(1, self.most):
                 chosen, learned = step.decide(ahead, replace(said, open=inside & ahead.open), learned)
                 values = torch.where(chosen.write, chosen.values, values)
                 rounds = torch.where(chosen.write, number, rounds)
                 ahead = ahead.after(chosen.write, chosen.values)
                 ahead = ahead.moved() if self.cross_block else ahead
         rounds = rounds.masked_fill(inside & ~now.masked, 0)
-        return Drafts(values, rounds, now.step, now.block_step, rule)
+        return Drafts(values, rounds, now.step, now.block_step, seen, rule)
 
 
 @dataclass(frozen=True)
@@ -156,6 +184,11 @@ class FreeDavePlus(FreeDave):
     step: Policy = Threshold(0.95)
     spend: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drafts == "auto":
+            raise PolicyError("what FreeDavePlus decodes depends on the number of drafts; give one, such as drafts=4.")
+
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
         decision, drafts = super().decide(view, prediction, memory)
         if not self.spend or decision.turn is None:
@@ -170,11 +203,13 @@ class FreeDavePlus(FreeDave):
     def unjudged(self, canvases: Tensor, mask_id: int) -> Tensor:  # noqa: D102
         return canvases == mask_id
 
-    def draft(self, view: View, now: View, said: Prediction, rule: Memory) -> Drafts:  # noqa: D102
+    def draft(  # noqa: D102
+        self, view: View, now: View, said: Prediction, seen: Tensor, rule: Memory
+    ) -> Drafts:
         # Also what has just been committed is in line, in case another part overrules it.
         inside = said.predicted & (self.cross_block | (view.index < view.end[:, None]))
         rounds = in_line(view, said.confidence, inside, self.cross_block)
-        return Drafts(said.token, rounds, now.step, now.block_step, rule)
+        return Drafts(said.token, rounds, now.step, now.block_step, seen, rule)
 
 
 def _unfit(step: Policy) -> str | None:

@@ -12,6 +12,7 @@ from samplers.contract.data import Decision, Prediction, Query, View
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import best
+from samplers.freedave.budget import Budget
 from samplers.freedave.drafts import Drafts, in_line
 
 Order = Literal["confidence", "left_to_right"]
@@ -36,12 +37,12 @@ class StochasticFreeDave(Policy):
     Made by :class:`~samplers.freedave.freedave.FreeDave` when the temperature is above 0.
 
     Args:
-        drafts: canvases per forward, the current one included.
+        budget: how many canvases a forward carries.
         order: ``"confidence"`` = the cell whose likeliest token is likeliest, or ``"left_to_right"``.
         cross_block: let drafts run into the next blocks.
     """
 
-    drafts: int = 4
+    budget: Budget = Budget(4)
     order: Order = "confidence"
     cross_block: bool = False
     needs = frozenset({"probs"})
@@ -52,11 +53,11 @@ class StochasticFreeDave(Policy):
 
     def begin(self, view: View) -> Drafts:
         """The drafts and, fp32 ``[B, K, V]``, the distribution that the draft of each round was drawn from."""
-        p = torch.zeros(len(view.tokens), self.drafts, view.vocab_size, device=view.tokens.device)
-        return Drafts.none(view, p)
+        p = torch.zeros(len(view.tokens), self.budget.most, view.vocab_size, device=view.tokens.device)
+        return Drafts.none(view, self.budget.begin(view), p)
 
     def query(self, view: View, memory: Drafts) -> Query | None:  # noqa: D102
-        return memory.query(view, self.drafts, self.cross_block)
+        return memory.query(view, self.budget.choose(memory.seen), self.cross_block)
 
     def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
         count = prediction.branches
@@ -80,7 +81,9 @@ class StochasticFreeDave(Policy):
             if following < count:
                 judged = cell.any(-1) & (cell == (canvases[:, following] != canvases[:, branch])).all(-1)
                 draft = canvases[names, following, place]
-                p = memory.own[names, memory.rounds[names, place].clamp(max=self.drafts) - 1]
+                judged = judged & (draft >= 0)  # not beyond the row's own number of canvases
+                draft = draft.clamp(min=0)
+                p = memory.own[names, memory.rounds[names, place].clamp(max=self.budget.most) - 1]
                 # The n-th draft is judged by the row's n-th number; the 0th is for its only refusal.
                 n = min(following, luck.shape[1] - 1)
                 accepted = judged & (luck[:, n] * p[names, draft] < q[names, draft])
@@ -92,7 +95,8 @@ class StochasticFreeDave(Policy):
             now = now.moved() if self.cross_block else now
             at = torch.where(here, torch.where(accepted, following, -1), at)
         decision = Decision(turn >= 0, now.tokens, order=turn.double(), confidence=confidence, turn=turn)
-        return decision, self.draft(view, now, prediction, names * count + last, score)
+        seen = self.budget.learn(memory.seen, prediction, last)
+        return decision, self.draft(view, now, prediction, names * count + last, score, seen)
 
     def ranking(self, prediction: Prediction) -> Tensor:
         """Fp32 ``[B, G]``: what the order looks at, larger is earlier; nothing that was drawn."""
@@ -102,16 +106,18 @@ class StochasticFreeDave(Policy):
         assert prediction.probs is not None
         return prediction.scatter(prediction.probs.amax(-1))
 
-    def draft(self, view: View, now: View, prediction: Prediction, last: Tensor, score: Tensor) -> Drafts:
+    def draft(
+        self, view: View, now: View, prediction: Prediction, last: Tensor, score: Tensor, seen: Tensor
+    ) -> Drafts:
         """What the branches ``last`` drew for the cells next in line, and from which distributions."""
         width = view.tokens.shape[1]
         where = prediction.predicted[last] & now.masked & (self.cross_block | (view.index < view.end[:, None]))
         line = in_line(now, score[last], where, self.cross_block)
-        rounds = (line + 1).masked_fill(line >= self.drafts - 1, width)
+        rounds = (line + 1).masked_fill(line >= self.budget.most - 1, width)
         row, cell = (rounds < width).nonzero(as_tuple=True)
-        p = torch.zeros(len(rounds), self.drafts, view.vocab_size, device=rounds.device)
+        p = torch.zeros(len(rounds), self.budget.most, view.vocab_size, device=rounds.device)
         p[row, rounds[row, cell] - 1] = _at(prediction, last[row], cell)
-        return Drafts(prediction.token[last], rounds, now.step, now.block_step, p)
+        return Drafts(prediction.token[last], rounds, now.step, now.block_step, seen, p)
 
 
 def _at(said: Prediction, row: Tensor, cell: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def believe(canvases: Tensor, reached: Tensor, first: int = 0, part: Tensor | No
 
 def test_a_wrong_chain_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     random = Random(0)
-    drafting = [case for case in (Case.draw(random) for _ in range(40)) if case.drafts > 1][:10]
+    drafting = [case for case in (Case.draw(random) for _ in range(40)) if case.drafts != "1"][:10]
     monkeypatch.setattr(samplers.freedave.chain, "furthest", believe)
     verdicts = set()
     for case in drafting:

@@ -31,6 +31,7 @@ from samplers import (
     spell,
 )
 from samplers.contract.select import top
+from samplers.freedave.budget import Budget
 from samplers.freedave.chain import furthest
 from samplers.freedave.drafts import Drafts, in_line
 from samplers.freedave.stochastic import StochasticFreeDave
@@ -49,7 +50,7 @@ def opened(policy: FreeDave, sure: list[float | None], tokens: list[int], **more
 def canvases(drafts: Drafts, view: View, count: int) -> Tensor:
     """What is asked for."""
     inside = replace(view, block_step=view.block_step + 1)
-    query = drafts.query(inside, count, cross_block=False)
+    query = drafts.query(inside, torch.tensor([count]), cross_block=False)
     assert query is not None
     drawn = query.canvases
     assert drawn is not None
@@ -59,17 +60,17 @@ def canvases(drafts: Drafts, view: View, count: int) -> Tensor:
 def test_drafts_follow_the_rule_on_the_same_prediction() -> None:
     view, drafts, decision = opened(FreeDave(drafts=3), [0.5, 0.9, 0.7, 0.6], [4, 5, 6, 7])
     assert decision.write[0].tolist() == [False, True, False, False]
-    query = drafts.query(view, 3, cross_block=False)
+    query = drafts.query(view, torch.tensor([3]), cross_block=False)
     assert query.canvases is not None and query.used is not None
     m = MASK
     assert query.canvases[0].tolist() == [[m, 5, m, m], [m, 5, 6, m], [m, 5, 6, 7]]
     assert query.used.tolist() == [[True, True, True]]
     # A draft that leaves nothing to predict is not forwarded.
-    query = drafts.query(replace(view, end=torch.tensor([3])), 3, cross_block=False)
+    query = drafts.query(replace(view, end=torch.tensor([3])), torch.tensor([3]), cross_block=False)
     assert query.used is not None and query.used.tolist() == [[True, True, True]]
     _, left, _ = opened(FreeDave(drafts=8), [None, 0.9, 0.7, 0.6], [1, 5, 6, 7])
     view = view.after(torch.tensor([[True, False, False, False]]), torch.tensor([[1, 0, 0, 0]]))
-    query = left.query(view, 8, cross_block=False)
+    query = left.query(view, torch.tensor([8]), cross_block=False)
     assert query.used is not None and query.used.tolist() == [[True, True] + [False] * 6]
 
 
@@ -274,7 +275,7 @@ def test_plus_goes_on_from_part_of_a_step() -> None:
     """The threshold takes three cells; the draft of the best alone still holds, where FreeDave's would not."""
     view, prediction = scene([[0.5, 0.9, 0.8, 0.7]], tokens=[[4, 5, 6, 7]])
     plus, exact = FreeDavePlus(Threshold(0.6), drafts=2), FreeDave(Threshold(0.6), drafts=2)
-    drafts = plus.draft(view, view, prediction, None)
+    drafts = plus.draft(view, view, prediction, plus.begin(view).seen, None)
     drawn = canvases(drafts, view, 2)
     m = MASK
     assert drawn[0].tolist() == [[m, m, m, m], [m, 5, m, m]]
@@ -290,7 +291,7 @@ def test_what_it_asks_of_the_engine() -> None:
     bound = FreeDave(CCD()).bind(replace(SETTING, family="dream"))
     assert bound.needs == {"entropy", "logits"}
     sampled = FreeDave(drafts=3).bind(replace(SETTING, temperature=0.5))
-    assert sampled == StochasticFreeDave(3, "confidence", False)
+    assert sampled == StochasticFreeDave(Budget(3), "confidence", False)
 
 
 def test_spelling() -> None:
