@@ -16,6 +16,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.pool import Feed, shared_config
 from dllm_decode.engine.prompts import lay_out
 from dllm_decode.engine.request import Outcome, Request
+from dllm_decode.engine.result import Ending
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
@@ -119,15 +120,14 @@ class Decoder:
 
     def _answer(self, outcome: Outcome) -> dict[str, Any]:
         """What the output tells of a sample."""
-        eos, tokens, tokenizer = set(self.model.eos_ids), outcome.tokens, self.model.tokenizer
-        content = next((i for i, token in enumerate(tokens) if token in eos), len(tokens))
+        end = Ending.of_outcome(outcome, self.model.eos_ids, self.model.tokenizer)
         return {
-            "text": tokens[:content] if tokenizer is None else tokenizer.decode(tokens[:content]),
-            "finish_reason": "stop" if content < len(tokens) else "length",
+            "text": outcome.tokens[: end.content] if end.text is None else end.text,
+            "finish_reason": "stop" if end.content < end.canvas else "length",
             "prompt_tokens": outcome.request.offset,
-            "content_tokens": content,
-            "until_eos_tokens": min(content + 1, len(tokens)),
-            "canvas_tokens": len(tokens),
+            "content_tokens": end.content,
+            "until_eos_tokens": end.until_eos,
+            "canvas_tokens": end.canvas,
             "nfe": outcome.nfe,
             "full_forwards": outcome.full_forwards,
             "tokens_forwarded": outcome.tokens_forwarded,

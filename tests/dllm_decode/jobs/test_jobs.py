@@ -269,3 +269,13 @@ def test_openai_lines_are_answered_in_their_shape() -> None:
     assert found["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     failed = json.loads(line.failure(DllmError("no\nroom")))
     assert failed["custom_id"] == "a" and failed["error"] == {"message": "no room", "type": "DllmError"}
+
+
+def test_stop_strings_and_masks_in_the_prompt() -> None:
+    from dllm_decode import load_model
+
+    made = Decoder(load_model("tiny", device="cpu"), JobSettings())
+    plain, cut = (Line("a", "reverse: a b c d", {"max_new_tokens": 32, **own}) for own in ({}, {"stop": ["b"]}))
+    (whole,), (stopped,) = made.samples([plain, cut])
+    assert "b" in whole["text"] and stopped["text"] == whole["text"].partition("b")[0]
+    assert stopped["finish_reason"] == "stop" and stopped["content_tokens"] < whole["content_tokens"]
