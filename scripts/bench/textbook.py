@@ -51,7 +51,9 @@ class Textbook:
         embedding, blocks, norm, head = self.model._parts(self.model)
         x = embedding(ids)
         for layer, block in enumerate(blocks):
-            first_norm, q_proj, k_proj, v_proj, o_proj, second_norm, gate, up, down = block._parts(block)
+            (first_norm, second_norm), (gate, up, down) = block._norms(block), block._mlp(block)
+            q_proj, k_proj, v_proj = (named(block) for named in block._qkv)
+            o_proj = block._output(block)
             h = first_norm(x)
             q, k, v = (f(h).unflatten(-1, (-1, size)).transpose(1, 2) for f in (q_proj, k_proj, v_proj))
             if past is not None and window is not None:

@@ -30,6 +30,7 @@ def comparison(checkpoint):
     return plan(str(checkpoint), ["threshold:threshold=0.2", "topk:k=2,score=random"], "copy", samples=5, batch_size=2)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(checkpoint, tmp_path):
     alone = run(comparison(checkpoint), tmp_path / "a", quiet=True)
     seen: list[tuple[int, int]] = []
@@ -91,6 +92,7 @@ def test_a_failure_elsewhere_is_told_here(checkpoint):
     assert "decoding copy with egp failed" in broken.text and "Traceback" in broken.text
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_with_a_sentence(checkpoint):
     model = load_model(checkpoint)
     crew = Crew(1, 1, model, GenerationConfig())
