@@ -78,19 +78,18 @@ RUNS = 4
 
 @dataclass(frozen=True)
 class Recall(Policy):
-    """What recalling costs at most: commit the cells that have hardly moved, of all that are open."""
+    """What recalling costs: commit the cells that have hardly moved since the forward before, of all that are open."""
 
-    threshold: float = 0.0
     drift: float = 0.01
     needs = frozenset({"logits"})
     recalls = 1
 
     def decide(self, view: View, prediction: Prediction, memory: Any) -> tuple[Decision, Any]:
         """See :class:`Recall`."""
-        sure = prediction.open & (prediction.confidence >= self.threshold)
-        if prediction.before:
-            sure &= divergence(prediction, prediction.before[0], sure) <= self.drift
-        return commit(sure, prediction), memory
+        moved = torch.full_like(prediction.confidence, torch.inf)
+        for earlier in prediction.before:
+            moved = divergence(prediction, earlier, prediction.open, self.drift)
+        return commit(moved <= self.drift, prediction), memory
 
 
 @dataclass(frozen=True)

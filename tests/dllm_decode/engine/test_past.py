@@ -30,7 +30,7 @@ class Calm(Policy):
             return commit(torch.zeros_like(calm), prediction), memory
         chain = (prediction, *prediction.before)
         for now, earlier in zip(chain, chain[1:], strict=False):
-            calm = calm & (divergence(now, earlier, calm) <= self.drift)
+            calm = calm & (divergence(now, earlier, calm, self.drift) <= self.drift)
         return commit(calm, prediction), memory
 
 
@@ -72,8 +72,9 @@ def test_divergence_is_the_textbook_s() -> None:
 
     def said(numbers: Tensor, cells: list[int]) -> Prediction:
         blank = torch.zeros(1, 6)
+        token = blank.long().index_put((torch.tensor(0), torch.tensor(cells)), numbers.argmax(-1))
         return Prediction(
-            blank.long(), blank, blank > 0, blank > 0, logits=numbers, logsumexp=numbers.logsumexp(-1),
+            token, blank, blank > 0, blank > 0, logits=numbers, logsumexp=numbers.logsumexp(-1),
             cells=torch.tensor(cells),
         )  # fmt: skip
 
@@ -83,6 +84,9 @@ def test_divergence_is_the_textbook_s() -> None:
         p, q = logits[0, a].softmax(-1), logits[1, b].softmax(-1)
         assert float(found[0, cell]) == pytest.approx(float((p * (p / q).log()).nansum()), abs=1e-5)
     assert found[0, [1, 3, 4, 5]].isinf().all()
+    for limit in (0.0, 0.1, 0.5, 1.0, 2.0):
+        limited = divergence(now, earlier, torch.ones(1, 6, dtype=torch.bool), limit)
+        assert torch.equal(limited <= limit, found <= limit)
 
 
 def test_drafts_cannot_skip_what_is_recalled() -> None:
