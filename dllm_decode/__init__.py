@@ -60,6 +60,7 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(("Wino", "Lopa"), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("train_filter",), "dllm_decode.filter_training.train"),
+    **dict.fromkeys(("BlockQuota", "JointThreshold"), "samplers"),
     **dict.fromkeys(("TopK", "Threshold", "Factor", "Frechet", "EntropyBound", "EosStop", "DeferEos"), "samplers"),
 }
 

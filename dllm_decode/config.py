@@ -12,7 +12,7 @@ from dllm_decode.errors import DllmError
 
 #: Cells per block when nothing says otherwise, everywhere.
 BLOCK_LENGTH = 32
-CACHES = ("none", "prefix", "dual")
+CACHES = ("none", "prefix", "dual", "block")
 HOTTEST = 1e6  #: temperatures above are uniform draws, and overflow
 
 

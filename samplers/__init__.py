@@ -6,6 +6,7 @@ A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract.da
 from __future__ import annotations
 
 from samplers.adablock import AdaBlock, volatility_band
+from samplers.block_quota import BlockQuota
 from samplers.ccd import CCD, CCDDS
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import map_rows, merge_rows
@@ -23,6 +24,7 @@ from samplers.factor import Factor
 from samplers.frechet import Frechet
 from samplers.freedave.freedave import FreeDave, FreeDavePlus
 from samplers.hierarchy import Hierarchy
+from samplers.joint_threshold import JointThreshold
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
 from samplers.lopa import Lopa
@@ -41,6 +43,7 @@ __all__ = [
     "EGP",
     "REGISTRY",
     "AdaBlock",
+    "BlockQuota",
     "Composition",
     "Credit",
     "Decision",
@@ -54,6 +57,7 @@ __all__ = [
     "FreeDave",
     "FreeDavePlus",
     "Hierarchy",
+    "JointThreshold",
     "Learn2PD",
     "LocalLeap",
     "Lopa",

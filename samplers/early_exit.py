@@ -74,6 +74,11 @@ class MarginExit(Policy):
             raise PolicyError("patience and min_progress belong to the gate; give max_change too (1 lets all pass).")
 
     def bind(self, setting: Setting) -> Policy:  # noqa: D102
+        if setting.horizon is not None:
+            raise PolicyError(
+                f"{type(self).__name__} fills all masks of the row from one forward, but this block-causal model "
+                "predicts only its open block; leave it out."
+            )
         narrow = setting.block_length is not None and (
             setting.max_new_tokens is None or setting.block_length < setting.max_new_tokens
         )

@@ -43,6 +43,8 @@ class EosStop(Policy):
         else:
             block = view.in_block
             ended = ends & block & ~(masked & block).any(-1, keepdim=True)
+            if decision.hold is not None:  # the rule is not done with the block
+                ended = ended & ~decision.hold[:, None]
         done = ended.any(-1)
         fill = masked & done[:, None]
         first = tokens.gather(1, ended.to(torch.uint8).argmax(-1, keepdim=True))

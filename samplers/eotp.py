@@ -50,6 +50,11 @@ class EoTP(Policy):
         ids = self.ids or setting.eos_ids
         if not ids:
             raise PolicyError("EoTP needs an end-of-text id, but the model has none; give ids, or drop EoTP.")
+        if setting.horizon is not None and self.guess:
+            raise PolicyError(
+                "EoTP guesses where the text ends from cells behind the block, which this block-causal model does not "
+                "predict; use guess=False, or leave it out."
+            )
         if setting.max_new_tokens is None:
             raise PolicyError("EoTP would cut away given tokens when infilling; drop EoTP or infill=True.")
         if self.reach == "rest" and setting.cache == "dual":

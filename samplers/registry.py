@@ -40,6 +40,8 @@ class Entry:
 REGISTRY: dict[str, Entry] = {
     "topk": Entry("samplers.topk:TopK", "LLaDA arXiv 2502.09992; Dream arXiv 2508.15487"),
     "threshold": Entry("samplers.threshold:Threshold", "Fast-dLLM arXiv 2505.22618"),
+    "blockquota": Entry("samplers.block_quota:BlockQuota", "SDAR arXiv 2510.06303; LLaDA2.0 arXiv 2512.15745"),
+    "jointthreshold": Entry("samplers.joint_threshold:JointThreshold", "LLaDA2.1"),
     "factor": Entry("samplers.factor:Factor", "Fast-dLLM arXiv 2505.22618"),
     "frechet": Entry("samplers.frechet:Frechet", "Fast-dLLM++ arXiv 2606.02955"),
     "entropybound": Entry("samplers.entropy_bound:EntropyBound", "EB-Sampler arXiv 2505.24857"),

@@ -92,7 +92,12 @@ PolicyText = Annotated[
 ]
 CacheName = Annotated[
     str,
-    typer.Option("--cache", help="KV cache: none, prefix or dual.", metavar="KIND", rich_help_panel=DECODING),
+    typer.Option(
+        "--cache",
+        help="KV cache: none, prefix, dual; block (block-causal models); auto: the exact one.",
+        metavar="KIND",
+        rich_help_panel=DECODING,
+    ),
 ]
 BlockLength = Annotated[
     int | None,
@@ -163,7 +168,7 @@ def check_cache(name: str) -> None:
     from dllm_decode.engine.forward import CACHES
     from samplers.registry import suggest
 
-    if name not in CACHES:
+    if name not in ("auto", *CACHES):
         raise DllmError(f"unknown cache {name!r}{suggest(name, CACHES)}; use one of {', '.join(CACHES)}.")
 
 

@@ -36,7 +36,7 @@ def demo(
     ),
     policy: PolicyText = "threshold",
     against: Annotated[str, typer.Option(help="What the closing table compares with.", metavar="POLICY")] = "topk:k=1",
-    cache: CacheName = "none",
+    cache: CacheName = "auto",
     block_length: BlockLength = BLOCK_LENGTH,
     seed: Seed = 0,
     delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", min=0)] = 0.12,

@@ -35,6 +35,8 @@ def print_estimate(
     from samplers import Composition
 
     settings, width, tokenizer = inspect_model(model, dtype, device)
+    if cache == "auto":
+        cache = "none" if settings.attention_block is None else "block"
     longest = 0
     if tokenizer is not None:
         templated = tokenizer.chat_template is not None if chat is None else chat

@@ -58,7 +58,7 @@ def generate(
     ] = None,
     model: ModelName = "tiny",
     policy: PolicyText = "threshold",
-    cache: CacheName = "none",
+    cache: CacheName = "auto",
     max_new_tokens: Annotated[
         int | None,
         typer.Option(help="Cells to generate. [default: 128; 0 with --infill]", rich_help_panel=DECODING),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dllm_decode.engine.blocks import BlockGrid
 from samplers import View, map_rows
 
 
@@ -18,12 +19,14 @@ class Rows:
     ``offset + g``.  Nothing is padded on the left, so ragged prompts need no mask.
 
     Attributes:
-        slots: long ``[B, N]``. ``offset``: long ``[B]``, slot of cell 0. ``budget``: cells at the beginning.
-        length: long ``[B]``, the row's cells now. ``start``, ``end``: its block.
+        slots: long ``[B, N]``. ``offset``: long ``[B]``, slot of cell 0. ``budget``: cells asked for.
+        length: long ``[B]``, the row's cells now; more than the budget where a block-causal model's last block goes on
+            behind it. ``start``, ``end``: its block.
         given: bool ``[B, N]``, the slots that held no mask at the beginning (the prompt; more when infilling).
         owed: bool ``[B]``, the block's first cell was still masked after its opening forward.
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
-        step, block_step, block_index: forwards in all, forwards in this block, index of the block.
+        step, block_step, block_index: forwards in all, forwards in this block, index of the block; a ``block_step`` of
+            -1 is the forward that predicts the block's first cell and nothing else.
         fewest: long ``[B]``, the fewest masks the block has had. ``waited``: forwards since then.
         live: bool ``[B]``. ``holes``: bool ``[B]``, some cell behind the first was given (infilling).
         name: long ``[B]``, index of the row among all that one call decodes.
@@ -61,15 +64,18 @@ class Rows:
         device: torch.device,
         slots: int | None = None,
         names: list[int] | None = None,
+        tails: list[int] | None = None,
     ) -> Rows:
         """Lay out rows: each a whole sequence (prompt and masks), ragged, with the slot of its first cell.
 
-        ``slots``: N, by default the longest row's; ``names``: by default 0, 1, ...
+        ``slots``: N, by default the longest row's; ``names``: by default 0, 1, ...;
+        ``tails``: how many of each row's cells were not asked for, by default none.
         """
         lengths = [len(c) - o for c, o in zip(canvases, offsets, strict=True)]
         wide = max(map(len, canvases)) if slots is None else slots
         laid = torch.tensor([c + [pad_id] * (wide - len(c)) for c in canvases], device=device)
-        budget = torch.tensor(lengths, device=device)
+        length, offset = torch.tensor(lengths, device=device), torch.tensor(offsets, device=device)
+        budget = length if tails is None else length - torch.tensor(tails, device=device)
 
         holes = [any(token != mask_id for token in c[o:]) for c, o in zip(canvases, offsets, strict=True)]
 
@@ -80,12 +86,12 @@ class Rows:
             laid,
             laid != mask_id,
             torch.zeros_like(budget, dtype=torch.bool),
-            torch.tensor(offsets, device=device),
-            budget,
+            offset,
             budget.clone(),
+            length,
             zeros(),
             zeros(),
-            zeros(),
+            -offset,
             zeros(),
             zeros(),
             zeros() - 1,
@@ -165,13 +171,14 @@ class Rows:
             name=self.name,
         )
 
-    def advance(self, masked: Tensor, done: Tensor, block_length: int | None) -> None:
+    def advance(self, masked: Tensor, done: Tensor, block_length: int | None, grid: BlockGrid | None = None) -> None:
         """Open the next block with something to decide in the rows whose block is ``done``; retire finished rows.
 
         Args:
             masked: bool ``[B, G]``.
             done: bool ``[B]``, the block holds no mask and is not held open.
             block_length: default cells per block; a part may change it on the opening prediction.
+            grid: where the blocks of a block-causal model lie.
         """
         index = torch.arange(masked.shape[1], device=masked.device)
         while True:
@@ -181,8 +188,10 @@ class Rows:
             if not bool(move.any()):
                 break
             step = self.length if block_length is None else torch.full_like(self.end, block_length)
+            step = step if grid is None else grid.advance(self.offset + self.end)
             self.start = torch.where(move, self.end, self.start)
             self.end = torch.where(move, torch.minimum(self.end + step, self.length), self.end)
             self.block_index = self.block_index + move.long()
-            self.block_step = torch.where(move, 0, self.block_step)
+            first_step = 0 if grid is None else -grid.owes_seed(self, masked).long()
+            self.block_step = torch.where(move, first_step, self.block_step)
             done = done & ~(masked & (index < self.end[:, None])).any(-1)

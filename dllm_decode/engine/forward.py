@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode.config import CACHES, GenerationConfig
+from dllm_decode.engine.blocks import BlockGrid
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
@@ -40,6 +41,7 @@ class Forwarder:
         self, model: DenoisingModel, policy: Composition, config: GenerationConfig, cache: str, rows: int, slots: int
     ) -> None:
         self.model, self.policy, self.config, self.cache_kind = model, policy, config, cache
+        self.grid = BlockGrid.of(model, config, cache)
         self.guided = config.guidance > 0
         # Guidance keeps the unconditional rows behind the conditional ones in the same cache.
         self.rows = rows
@@ -58,12 +60,26 @@ class Forwarder:
         )
         forecast = policy.forecast if may_look_ahead(policy, config.refresh) else None
         self.step = ModelStep(model, self.rule, config.guidance, None if forecast is None else Lookahead(forecast))
+        greedy = replace(self.rule, temperature=0.0, top_p=None, top_k=None)
+        self.seed_step = self.step if greedy == self.rule else ModelStep(model, greedy, config.guidance)
         self.calls = 0
 
     @property
     def seconds(self) -> float:
         """Time in the model so far."""
-        return self.step.seconds
+        return self.step.seconds + (0.0 if self.seed_step is self.step else self.seed_step.seconds)
+
+    def opening_span(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Long ``[B]`` twice: first slot and the one after the last of each row's next forward if it opens a block."""
+        if self.grid is not None:
+            return self.grid.span(rows)
+        return torch.zeros_like(rows.offset), rows.offset + rows.length
+
+    def furthest(self, rows: Rows) -> Tensor:
+        """Long ``[R]``: the cell behind the last one that each row's block may reach to."""
+        if self.grid is None:
+            return rows.length
+        return torch.minimum(self.grid.ends(rows.offset + rows.start) - rows.offset, rows.length)
 
     def predict(
         self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor, alone: bool = False
@@ -84,7 +100,9 @@ class Forwarder:
         full = self.cache is None or bool(self.is_full(group).all())
         first, last = self._span(group, view, full)
         wanted = self._scope(view, opening)
-        if not full:
+        if self.grid is not None:
+            wanted &= self.grid.predicts(group, view.index)
+        elif not full:
             slot = view.index + group.offset[:, None]
             wanted &= (slot < last[:, None]) & ((slot - self.model.shift).clamp(min=0) >= first[:, None])
 
@@ -109,6 +127,8 @@ class Forwarder:
     def is_full(self, rows: Rows) -> Tensor:
         """Bool ``[R]``: rows whose next forward covers the whole row and refills the cache."""
         due = (rows.block_step == 0) & (rows.block_index == 0)
+        if self.grid is not None:
+            return torch.zeros_like(due)  # a block's opening has what is not final, never the whole row
         if self.config.refresh != "window":
             due = (rows.block_step == 0) & (rows.block_index % self.config.refresh == 0)
         return due
@@ -116,6 +136,8 @@ class Forwarder:
     def _span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
         """Long ``[R]`` twice: first slot of the forward and the one after its last."""
         whole = group.offset + group.length
+        if self.grid is not None:
+            return self.grid.span(group)
         if full:
             return torch.zeros_like(whole), whole
         start, end = group.offset + group.start, group.offset + group.end
@@ -242,6 +264,13 @@ class Forwarder:
         owner = layout.owner
         tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
         lengths = (group.offset + group.length)[owner] if self.cache is not None else queries
+        block, step = None, self.step
+        if self.grid is not None:
+            first, last = self.grid.span(group)
+            lengths = last[owner] if self.cache is not None else queries
+            block = self.grid.several(first, last)
+            if bool((group.block_step < 0).any()):  # the seed is the model's best token at every temperature
+                step, alone = self.seed_step, False
         rows = ids[owner] if self.cache is not None else None
         if self.guided:
             blind = torch.where(group.given[owner].gather(1, positions), self.model.mask_id, tokens)
@@ -250,9 +279,11 @@ class Forwarder:
             positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
-        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint)
-        sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if self.rule.temperature > 0 else []
-        scores = self.step.run(inp, cells, sizes, generators, draws, alone, held, barred)
+        inp = ForwardInput(
+            tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint, block=block
+        )
+        sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if step.rule.temperature > 0 else []
+        scores = step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):
             raise self._not_finite(scores, marks, group, whose)
         self.calls += 1

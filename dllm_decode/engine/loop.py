@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.blocks import BlockGrid
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.deltas import deltas_of
 from dllm_decode.engine.events import StepEvent
@@ -48,6 +49,7 @@ class Batch:
 
     Attributes:
         model, policy, config: what decodes. ``title``: the policy's string. ``forwarder``: the way to the model.
+        grid: where the blocks of a block-causal model lie, else ``None``.
         rows: what stands at the places; a place that is free has no cells. ``memory``: the policy's, by place.
         requests, traces, generators: by place, ``None`` where it is free.
         spent: forwards and their tokens by phase, and cells committed.
@@ -66,6 +68,9 @@ class Batch:
     ) -> None:
         """Make room for ``places`` rows of up to ``slots`` tokens, of which up to ``cells`` are decoded."""
         self.model, self.policy, self.config, self.title = model, policy, config, spell(policy)
+        self.grid = BlockGrid.of(model, config, cache)
+        if self.grid is not None:  # a row's last block may go on behind it
+            slots, cells = slots + self.grid.tail(slots), cells + self.grid.size - 1
         self.places, self.slots, self.width = places, slots, cells
         self.rows = Rows.empty(places, slots, model.pad_id, canvas_device(model, policy))
         self.forwarder = Forwarder(model, policy, config, cache, places, slots)
@@ -77,26 +82,33 @@ class Batch:
         self.spent: Counter[str] = Counter()
         self.on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
 
+    def tail(self, request: Request) -> int:
+        """Cells that a row has beyond those asked for."""
+        return 0 if self.grid is None else self.grid.tail(len(request.ids))
+
     @torch.no_grad()
     def put(self, places: list[int], requests: Sequence[Request]) -> None:
         """Begin rows at places that are free."""
         generators = [row_generator(request.config.seed, request.place) for request in requests]
+        tails = [self.tail(request) for request in requests]
+        laid = [request.ids + [self.model.mask_id] * tail for request, tail in zip(requests, tails, strict=True)]
         fresh = Rows.begin(
-            [request.ids for request in requests],
+            laid,
             [request.offset for request in requests],
             self.model.mask_id,
             self.model.pad_id,
             self.rows.slots.device,
             slots=self.slots,
             names=[request.row for request in requests],
+            tails=tails,
         )
         view = fresh.view(self.width, self.model.mask_id, self.model.eos_ids, tuple(generators), self.model.vocab_size)
         memory = self.policy.begin(view)
         check_rows(memory, len(requests), self.title)
-        fresh.advance(view.masked, torch.ones_like(fresh.live), self.config.block_length)
-        for place, request, generator in zip(places, requests, generators, strict=True):
+        fresh.advance(view.masked, torch.ones_like(fresh.live), self.config.block_length, self.grid)
+        for place, request, ids, generator in zip(places, requests, laid, generators, strict=True):
             self.requests[place], self.generators[place] = request, generator
-            ids, offset = request.ids, request.offset
+            offset = request.offset
             self.traces[place] = (
                 Trace(ids[:offset], ids[offset:], self.model.mask_id, meta=dict(request.meta))
                 if request.trace
@@ -133,22 +145,22 @@ class Batch:
         group = self.rows.select(ids)
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
         view = self._view(group, places)
-        opening = group.block_step == 0
-        query = policy.query(view, memory)
+        opening, inside = group.block_step == 0, group.block_step > 0
+        query = None if bool((group.block_step < 0).any()) else policy.query(view, memory)
         if query is not None and query.canvases is not None:
             self._refuse_drafts(opening)
         spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
         prediction, _ = self.forwarder.predict(group, ids, view, query, opening, alone)
         group.step = group.step + 1
-        group.opened = torch.where(opening, group.start, group.opened)
+        group.opened = torch.where(inside, group.opened, group.start)
 
         if bool(opening.any()):
             length = policy.block_length(view, prediction, memory)
             if length is not None:
-                end = torch.minimum(group.start + length.clamp(min=1), group.length)
+                end = torch.minimum(group.start + length.clamp(min=1), self.forwarder.furthest(group))
                 group.end = torch.where(opening, end, group.end)
         view = self._view(group, places)
-        before = () if self.past is None else self.past.of(places, opening, prediction)
+        before = () if self.past is None else self.past.of(places, ~inside, prediction)
         said = replace(prediction, open=self._open(prediction, view))
         prediction = replace(said, before=before)
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)
@@ -168,17 +180,17 @@ class Batch:
         heard = [request is not None and (request.trace or request.on_step is not None) for request in requests]
         deltas: list[TraceStep] = []
         if any(heard):
-            deltas = deltas_of(group, view, prediction, decision, ~decided.write, opening, spent)
+            deltas = deltas_of(group, view, prediction, decision, ~decided.write, ~inside, spent)
         where = group.start.clone(), group.end.clone(), group.block_index.clone()
         group.block_step = group.block_step + 1
         if policy.revises or decision.hold is not None:  # everything else nets a commit
-            self._count_waits(group, after, opening)
+            self._count_waits(group, after, ~inside)
         done = ~after.open.any(-1)
         if decision.hold is not None:
             done &= ~decision.hold
         if decision.stop is not None:
             done |= decision.stop
-        group.advance(after.masked, done, self.config.block_length)
+        group.advance(after.masked, done, self.config.block_length, self.grid)
         if self.past is not None:
             self.past.keep(places, said, group.live)
         if everyone:
@@ -186,14 +198,14 @@ class Batch:
         else:
             self.rows.put(ids, group)
             self.memory = merge_rows(self.memory, ids, memory)
-        self._count(view, after, opening, group.tokens_forwarded - spent[1])
+        self._count(view, after, ~inside, group.tokens_forwarded - spent[1])
         for place, delta in zip(places, deltas, strict=False):
             trace = self.traces[place]
             if trace is not None:
                 trace.steps.append(delta)
         if not any(request is not None and request.on_step is not None for request in requests):
             return {}
-        return self._events(places, requests, deltas, group, after, opening, where)
+        return self._events(places, requests, deltas, group, after, ~inside, where)
 
     def _view(self, rows: Rows, places: list[int]) -> View:
         generators = tuple(g for g in (self.generators[place] for place in places) if g is not None)
@@ -255,15 +267,16 @@ class Batch:
         opening: Tensor,
         where: tuple[Tensor, Tensor, Tensor],
     ) -> dict[int, StepEvent]:
-        settled = settled_cells(after)
+        settled, length = settled_cells(after), torch.minimum(group.length, group.budget)
         if self.policy.revises:  # what may still be revoked is not settled
             settled = torch.where(group.live, torch.minimum(settled, group.start), settled)
         live, starts, ends, blocks = group.live.tolist(), *(x.tolist() for x in where)
-        lengths, opens = group.length.tolist(), opening.tolist()
+        lengths, opens, asked = length.tolist(), opening.tolist(), group.budget.tolist()
         events = {}
         for i, (place, request, step) in enumerate(zip(places, requests, deltas, strict=True)):
             if request is None or request.on_step is None:
                 continue
+            shown = [k for k, cell in enumerate(step.cells) if cell < asked[i]]
             events[place] = StepEvent(
                 row=request.row,
                 step=step.step,
@@ -272,9 +285,9 @@ class Batch:
                 end=ends[i],
                 opening=opens[i],
                 tokens=tuple(after.tokens[i, : lengths[i]].tolist()),
-                cells=tuple(step.cells),
-                values=tuple(step.new),
-                confidence=tuple(step.confidence),
+                cells=tuple(step.cells[k] for k in shown),
+                values=tuple(step.new[k] for k in shown),
+                confidence=tuple(step.confidence[k] for k in shown),
                 settled=int(settled[i]),
                 finished=not live[i],
             )
@@ -282,5 +295,5 @@ class Batch:
 
 
 def settled_cells(view: View) -> Tensor:
-    """Long ``[B]``: leading cells without a mask."""
-    return ((view.masked.cumsum(-1) == 0) & view.valid).sum(-1)
+    """Long ``[B]``: leading cells without a mask, of those asked for."""
+    return ((view.masked.cumsum(-1) == 0) & view.valid).sum(-1).minimum(view.budget)

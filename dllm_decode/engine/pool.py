@@ -85,7 +85,7 @@ class Pool:
         return (
             request.cache == self.cache
             and len(request.ids) <= self.batch.slots
-            and request.cells <= self.batch.width
+            and request.cells + self.batch.tail(request) <= self.batch.width
             and shared_config(request.config) == self.shared
             and request.policy == self.policy
         )
@@ -147,7 +147,7 @@ class Pool:
                     continue
                 if not bool(rows.live[place]):
                     done.append(self._collect(place))
-                elif self.batch.forwarder.cache is None or int(rows.block_step[place]) == 0:
+                elif self.batch.forwarder.cache is None or int(rows.block_step[place]) <= 0:
                     self._due[place] = self.ticks
         for outcome in done:
             if outcome.request.on_done is not None:
@@ -162,12 +162,13 @@ class Pool:
         """Places to step now, one group per kind of forward, and whether others must wait."""
         rows, forwarder = self.batch.rows, self.batch.forwarder
         live = rows.live.nonzero()[:, 0]
-        opening = rows.block_step[live] == 0
+        opening = rows.block_step[live] <= 0
         costly = torch.ones_like(opening) if forwarder.cache is None else opening
         waiting = False
         if budget is not None and bool(costly.any()):
             keep = ~costly
-            sizes = (rows.offset + rows.length)[live] * (2 if forwarder.guided else 1)
+            first, last = forwarder.opening_span(rows)
+            sizes = (last - first)[live] * (2 if forwarder.guided else 1)
             at = costly.nonzero()[:, 0].tolist()
             for number, i in enumerate(sorted(at, key=lambda i: self._due[int(live[i])])):
                 budget -= int(sizes[i])
@@ -177,9 +178,10 @@ class Pool:
                 keep[i] = True
             live, opening = live[keep], opening[keep]
         if forwarder.cache is None and not {"query", "block_length"} <= set(self.batch.policy.roles):
-            return ([live] if len(live) else []), waiting  # without a cache every forward is the full row
-        full = forwarder.is_full(rows)[live]
-        groups = [live[full], live[opening & ~full], live[~opening]]
+            seeds = rows.block_step[live] < 0  # without a cache every other forward is the full row
+            return [ids for ids in (live[seeds], live[~seeds]) if len(ids)], waiting
+        full, seeds = forwarder.is_full(rows)[live], rows.block_step[live] < 0
+        groups = [live[full], live[opening & ~full & ~seeds], live[seeds], live[~opening]]
         return [ids for ids in groups if len(ids)], waiting
 
     def _advance(self, ids: Tensor, alone: bool, done: list[Outcome]) -> dict[int, StepEvent]:
@@ -213,7 +215,8 @@ class Pool:
         settled = int(settled_cells(view)[0])
         if batch.policy.revises and bool(one.live[0]):
             settled = min(settled, int(one.start[0]))
-        tokens = view.tokens[0, : int(one.length[0])].tolist()
+        length, asked = int(one.length[0]), int(one.budget[0])
+        tokens = view.tokens[0, : min(length, asked)].tolist()
         outcome = Outcome(
             request=request,
             tokens=tokens,
@@ -223,6 +226,7 @@ class Pool:
             rows_forwarded=int(one.rows_forwarded[0]),
             tokens_forwarded=int(one.tokens_forwarded[0]),
             settled=settled,
+            extra=max(length - asked, 0),
             trace=batch.traces[place],
             error=error,
         )

@@ -55,6 +55,7 @@ class Outcome:
         given: per cell, whether it was never masked.
         nfe, full_forwards, rows_forwarded, tokens_forwarded: what it cost, as in :class:`GenerationResult`.
         settled: leading cells that were final. ``trace``: if it was asked for.
+        extra: cells decoded beyond those asked for, in a block-causal model's last block; they are in the trace.
         error: what the row failed with, or ``None``.
     """
 
@@ -67,4 +68,5 @@ class Outcome:
     tokens_forwarded: int
     settled: int
     trace: Trace | None = None
+    extra: int = 0
     error: Exception | None = None

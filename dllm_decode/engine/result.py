@@ -61,7 +61,7 @@ class GenerationResult:
             tokens_forwarded=[outcome.tokens_forwarded for outcome in outcomes],
             content_tokens=[end.content for end in ends],
             until_eos_tokens=[end.until_eos for end in ends],
-            canvas_tokens=[end.canvas for end in ends],
+            canvas_tokens=[end.canvas + outcome.extra for end, outcome in zip(ends, outcomes, strict=True)],
             trace=[outcome.trace for outcome in outcomes if outcome.trace is not None],
             calls=forwarder.calls,
             seconds=seconds,

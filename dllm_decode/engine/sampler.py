@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.blocks import check_cache_fits, default_cache, fit_config
 from dllm_decode.engine.cost import memory_errors_explained
 from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import CACHES, can_shadow
@@ -42,7 +43,8 @@ class DiffusionSampler:
         model: a :class:`~dllm_decode.interface.model.DenoisingModel`, or what :func:`load_model` takes.
         policy: a policy, a composition ``AdaBlock() | LocalLeap()``, its string ``"adablock+localleap:radius=4"``, or
             ``"@FILE"``, a policy file, whose cache and settings are taken where none are given here.
-        cache: ``"none"`` (the default), ``"prefix"`` or ``"dual"``.
+        cache: ``"none"``, ``"prefix"`` or ``"dual"``; ``"block"``, the exact cache of block-causal models; or
+            ``"auto"`` (the default): the one that changes nothing, block where there are blocks and none elsewhere.
         config: default settings of every generation; keyword overrides may be given to :meth:`generate`.
 
     Raises:
@@ -64,7 +66,7 @@ class DiffusionSampler:
                 config = GenerationConfig.from_dict(found.settings)
             elif found.settings:
                 log.warning("config is given, so the settings of the policy file are left: %s", found.settings)
-        cache = "none" if cache is None else cache
+        cache = "auto" if cache is None else cache
         if isinstance(model, (str, Path)):
             from dllm_decode.models import load_model  # transformers' model classes take seconds to import
 
@@ -77,14 +79,10 @@ class DiffusionSampler:
         self.config = config if config is not None else GenerationConfig()
         if not isinstance(self.config, GenerationConfig):
             raise DllmError(f"config is {config!r:.80}; give a GenerationConfig(...).")
-        if cache not in CACHES:
+        if cache not in ("auto", *CACHES):
             raise DllmError(f"unknown cache {cache!r}{suggest(str(cache), CACHES)}; use one of {', '.join(CACHES)}.")
-        if cache != "none" and not self.model.supports_cache:
-            raise DllmError(
-                f"model {self.model.name!r} keeps no keys and values, so cache={cache!r} cannot work; "
-                "use cache='none'."
-            )
-        self.cache = cache
+        self.cache = default_cache(self.model) if cache == "auto" else cache
+        check_cache_fits(self.model, self.cache)
         self.policy = Composition.of(parse_policy(policy))
         self._bound(self.config)  # clashes are found here, not in the middle of a run
 
@@ -92,7 +90,7 @@ class DiffusionSampler:
         return f"DiffusionSampler({self.model.name!r}, policy={spell(self.policy)!r}, cache={self.cache!r})"
 
     def _bound(self, config: GenerationConfig) -> Composition:
-        tokenizer = self.model.tokenizer
+        config, tokenizer = fit_config(self.model, config), self.model.tokenizer
         policy = self.policy
         if config.early_stop and self.model.eos_ids:
             policy = policy.beside(EosStop())
@@ -116,8 +114,14 @@ class DiffusionSampler:
             shadows=can_shadow(self.model),
             family=self.model.family,
             row_costs=row_costs(self.model, self.cache, config, self._decode),
+            horizon=self.model.attention_block,
         )
         bound = policy.bind(setting)
+        if self.model.seeded and bound.revises:
+            raise DllmError(
+                f"{spell(self.policy)} takes back or changes what is committed, but {self.model.name!r} cannot "
+                "predict the first cell of a block again; use a policy that keeps what it commits."
+            )
         if Scope.REST in bound.opening_scope and self.cache != "none" and config.refresh != 1:
             raise DllmError(
                 f"{spell(self.policy)} reads the whole row on every opening forward, which refresh={config.refresh!r} "
@@ -246,7 +250,7 @@ class DiffusionSampler:
             on_done: likewise.
             **overrides: settings of :class:`GenerationConfig` for these.
         """
-        config = self.config.replace(**overrides) if overrides else self.config
+        config = fit_config(self.model, self.config.replace(**overrides) if overrides else self.config)
         policy = self._bound(config)
         listed = several(prompts)
         where = places_of(len(listed), num_samples, places)

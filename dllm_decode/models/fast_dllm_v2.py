@@ -29,5 +29,6 @@ class FastDLLMv2(Dream):
 
     config_class = FastDLLMv2Config
     confidence = "clean"
+    family = ""
     delimiter_ids: ClassVar[tuple[int, ...]] = ()
     seeded = True

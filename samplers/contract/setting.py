@@ -19,7 +19,7 @@ class Setting:
         mask_id: id of the mask token.
         eos_ids: ids that end a text.
         vocab_size: number of token ids.
-        cache: ``"none"``, ``"prefix"`` or ``"dual"``.
+        cache: ``"none"``, ``"prefix"``, ``"dual"`` or ``"block"``.
         shift: 1 if the model's output at slot i scores slot i+1 (Dream), else 0.
         block_length: cells per block when no part says otherwise; ``None`` = the whole canvas.
         max_new_tokens: the length budget of a row; ``None`` when each prompt brings its own (infilling).
@@ -32,6 +32,8 @@ class Setting:
         measures: name of the part beside this one that sets each block's length on a plain opening forward, if any.
         row_costs: n -> what a forward with 1, 2, ... n canvases per row costs relative to one, measured when first
             asked; ``None`` = nobody can say.
+        horizon: cells of an attention block when the model is block-causal: no forward predicts a cell behind the open
+            block. ``None`` = every forward may cover the row.
     """
 
     mask_id: int
@@ -49,6 +51,7 @@ class Setting:
     family: str = ""
     measures: str | None = None
     row_costs: Callable[[int], tuple[float, ...]] | None = None
+    horizon: int | None = None
 
 
 class Scope(Flag):

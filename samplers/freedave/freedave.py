@@ -81,6 +81,11 @@ class FreeDave(Policy):
                 f"{setting.measures} measures blocks on a plain opening forward, but {type(self).__name__} drafts "
                 f"across blocks; use {type(self).__name__} inside blocks (cross_block=False)."
             )
+        if self.cross_block and setting.horizon is not None:
+            raise PolicyError(
+                "cross_block drafts cells of later blocks, which this block-causal model does not predict; "
+                "use cross_block=False."
+            )
         if setting.temperature > 0:
             if self.step != TopK():
                 raise PolicyError(

@@ -121,6 +121,8 @@ class StepGraphs:
             return "without a cache every forward has the whole row, and its launches do not matter"
         if inp.branch is not None:
             return "branches change their layout from step to step"
+        if inp.block is not None:
+            return "a block-causal model's opening forwards need a mask"
         if torch.equal(inp.queries, inp.lengths):
             return "opening forwards have the whole row, of any length, and keep the device busy long enough"
         if inp.tokens.numel() > MOST_TOKENS:

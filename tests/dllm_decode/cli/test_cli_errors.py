@@ -47,7 +47,7 @@ def refused(capsys, *args: str) -> str:
         (["--policy", "threshold:treshold=1"], "threshold has no parameter 'treshold' (did you mean 'threshold'?)"),
         (["--policy", "threshold:threshold=high"], "threshold: threshold is 'high', which is not a number."),
         (["--policy", "eosstop"], "no part of EosStop decides what to commit; add a decider"),
-        (["--cache", "duall"], "unknown cache 'duall' (did you mean 'dual'?); use one of none, prefix, dual."),
+        (["--cache", "duall"], "unknown cache 'duall' (did you mean 'dual'?); use one of none, prefix, dual, block."),
         (
             ["--cache", "dual"],
             "model 'table' keeps no keys and values, so cache='dual' cannot work; use --cache none.",

@@ -37,7 +37,11 @@ class Rest(TopK):
 CONSTRUCTION: list[tuple[dict[str, Any], type[ValueError], str]] = [
     ({"model": None}, DllmError, "None is no model; give a name, a folder or a NativeModel, or a function in"),
     ({"model": torch.nn.Linear(2, 2)}, DllmError, "Linear(in_features=2, out_features=2, bias=True) is no model;"),
-    ({"cache": "prefx"}, DllmError, "unknown cache 'prefx' (did you mean 'prefix'?); use one of none, prefix, dual."),
+    (
+        {"cache": "prefx"},
+        DllmError,
+        "unknown cache 'prefx' (did you mean 'prefix'?); use one of none, prefix, dual, block.",
+    ),
     ({"cache": None}, DllmError, "unknown cache None"),
     (
         {"cache": "dual"},

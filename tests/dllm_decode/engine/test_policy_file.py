@@ -60,7 +60,7 @@ def test_what_is_left_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
             r"unknown generation setting 'block_lenght' \(did you mean",
         ),
         ({"settings": {"suppress_tokens": "ab"}}, "suppress_tokens is 'ab'; give a tuple of token ids"),
-        ({"cache": "dula"}, "names the cache 'dula'; use one of none, prefix, dual"),
+        ({"cache": "dula"}, "names the cache 'dula'; use one of none, prefix, dual, block"),
         ({"cache": 3}, "names the cache 3"),
         ({"settings": []}, "settings and about must be objects"),
     ],
