@@ -11,7 +11,6 @@ from dllm_decode.lab.problems import is_oracle, make_oracle
 from dllm_decode.lab.setting import EGP
 
 PER_SAMPLE = "per-sample best"
-ALL_POLICIES = "all policies"
 
 
 def empirical_bounds(

@@ -7,7 +7,7 @@ imports torch: a trace replays at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from types import TracebackType
 
 from rich.cells import cell_len
@@ -71,7 +71,6 @@ def render_canvas(
     glyphs: Glyphs,
     width: int,
     scale: int | None = None,
-    marks: Mapping[int, str] | None = None,
 ) -> list[Text]:
     """Draw a canvas.
 
@@ -80,7 +79,6 @@ def render_canvas(
         glyphs: how its tokens look.
         width: columns to wrap at; a line also ends after a newline token.
         scale: forward at the bright end of the colours; default grows with the steps.
-        marks: rich styles laid over chosen cells, such as ``{7: "reverse"}``.
 
     Returns:
         One text per line.
@@ -104,10 +102,7 @@ def render_canvas(
         if state.tokens[cell] == state.mask_id:
             text = OPEN_MASK if state.start <= cell < state.end else FAR_MASK
             text = VOLATILE_MASK if cell in state.volatile else text
-        style = _style(state, cell, scale)
-        if marks and cell in marks:
-            style += Style.parse(marks[cell])
-        put(text, style)
+        put(text, _style(state, cell, scale))
         if cell == state.end - 1 and not state.finished:
             put(EDGE, edge)
         if NEWLINE in text and cell + 1 < len(state.tokens):
@@ -152,7 +147,6 @@ def render_view(
     title: str = "",
     prompt: str = "",
     scale: int | None = None,
-    marks: Mapping[int, str] | None = None,
     max_lines: int | None = None,
     volatile: bool = False,
 ) -> RenderableType:
@@ -162,7 +156,7 @@ def render_view(
     """
     scale = scale_of(state.step) if scale is None else scale
     inner = max(8, width - 4)
-    lines = render_canvas(state, glyphs, inner, scale, marks)
+    lines = render_canvas(state, glyphs, inner, scale)
     if max_lines is not None and len(lines) > max_lines:
         lines = _around_block(lines, max_lines)
     head = [Text(visible_prompt(prompt, 2 * inner), style="italic"), Text()] if prompt else []
@@ -210,7 +204,6 @@ class LiveView:
         prompt: str = "",
         delay: float = 0.0,
         scale: int | None = None,
-        marks: Mapping[int, str] | None = None,
         row: int = 0,
     ) -> None:
         """Set up; nothing is drawn yet.
@@ -222,12 +215,10 @@ class LiveView:
             prompt: shown above the canvas.
             delay: seconds to wait after each forward.
             scale: see :func:`render_canvas`.
-            marks: see :func:`render_canvas`; may be changed between events.
             row: the row to follow.
         """
         self.glyphs, self.console, self.title, self.prompt = glyphs, console, title, prompt
         self.delay, self.scale, self.row = delay, scale, row
-        self.marks: Mapping[int, str] | None = marks
         #: Masks of AdaBlock's volatility band; ``None`` = nobody looks for them.
         self.volatile: frozenset[int] | None = None
         self.state: CanvasState | None = None
@@ -285,7 +276,6 @@ class LiveView:
             title=self.title,
             prompt=self.prompt,
             scale=scale,
-            marks=self.marks,
             max_lines=max_lines,
             volatile=self.volatile is not None,
         )

@@ -30,7 +30,6 @@ from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
 SHORT = tuple(TASKS)
 NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
-KINDS = ("low", "prefix", "block")  # the rest is "t"
 SHARES = {
     "copy": (0.0, 0.0, 0.2),
     "reverse": (0.0, 0.0, 0.2),

@@ -131,13 +131,6 @@ def test_cells_are_coloured_by_step():
     assert half.bgcolor.triplet == colour(8, 15) != colour(8, 8)
 
 
-def test_extra_marks_lie_over_the_colours():
-    tokens = encode(" a b")
-    state = CanvasState(tokens, [1, 1], MASK_ID, frozenset(), step=1, finished=True)
-    plain, marked = styles_of(state, marks={1: "reverse"})[1::2]
-    assert marked.reverse and not plain.reverse and marked.bgcolor == plain.bgcolor
-
-
 def test_colours_are_sequential():
     def lightness(step: int) -> float:
         red, green, blue = colour(step, 64)
