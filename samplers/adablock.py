@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class AdaBlock(Policy):
     """
 
     delimiters: tuple[int | str, ...] = ()
-    delimiter_threshold: float = 0.3
+    delimiter_threshold: float = field(default=0.3, metadata={"infinity": True})
     default_length: int | None = None
     window: float = 0.25
 

@@ -70,6 +70,9 @@ class DeferEos(Policy):
         ids = self.ids or setting.eos_ids
         if not ids:
             raise PolicyError("DeferEos needs the ids to defer, but the model has no end-of-text id; give ids.")
+        wrong = [i for i in ids if not 0 <= i < setting.vocab_size]
+        if wrong:
+            raise PolicyError(f"ids holds {wrong[0]}, but the vocabulary is 0..{setting.vocab_size - 1}; give others.")
         return replace(self, ids=ids)
 
     def rescore(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Prediction, Memory]:  # noqa: D102

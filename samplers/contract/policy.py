@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.fields import check_fields
 from samplers.contract.memory import Memory, put_rows
 from samplers.contract.setting import Scope as Scope
 
@@ -27,6 +28,23 @@ class Policy:
 
     Beside the roles a part may override these declarations, as class attributes or properties.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Fields are checked before the part's own ``__post_init__`` looks at them."""
+        super().__init_subclass__()
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+
+            def checked(self: Policy) -> None:
+                check_fields(self)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Refuse values that the fields' annotations do not allow."""
+        if is_dataclass(self):
+            check_fields(self)
 
     @property
     def needs(self) -> frozenset[str]:

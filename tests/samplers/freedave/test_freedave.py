@@ -311,7 +311,7 @@ def test_spelling() -> None:
         (lambda: FreeDave(EosStop()), "EosStop decides nothing"),
         (lambda: FreeDave(FreeDave()), "also plays query, which belongs beside FreeDave"),
         (lambda: FreeDave(TopK() | EosStop()), "also plays finish, which belongs beside FreeDave"),
-        (lambda: FreeDave("topk"), "'topk' is no policy"),  # type: ignore[arg-type]
+        (lambda: FreeDave("topk"), "step is 'topk'; give a Policy"),  # type: ignore[arg-type]
         (lambda: FreeDave(Threshold(), order="left_to_right"), "but the step is Threshold"),
         (lambda: FreeDave(cross_block=True).bind(replace(SETTING, cache="prefix")), "use cache='none' or cross_block"),
         (lambda: FreeDave(TopK(k=2)).bind(replace(SETTING, temperature=1.0)), "use step=TopK"),
