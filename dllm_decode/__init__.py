@@ -56,7 +56,9 @@ _EXPORTS: dict[str, str] = {
     ),
     **dict.fromkeys(("LocalLeap", "AdaBlock", "Learn2PD", "EoTP", "EGP", "volatility_band"), "samplers"),
     **dict.fromkeys(("CCD", "CCDDS", "SchED", "Prophet", "FreeDave", "FreeDavePlus"), "samplers"),
-    **dict.fromkeys(("Credit", "EntropyThreshold", "Hierarchy", "PcSampler", "Saber", "TokenTable"), "samplers"),
+    **dict.fromkeys(
+        ("Credit", "EntropyThreshold", "Hierarchy", "Klass", "PcSampler", "Saber", "TokenTable"), "samplers"
+    ),
     **dict.fromkeys(("Wino", "Lopa"), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("train_filter",), "dllm_decode.filter_training.train"),

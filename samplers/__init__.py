@@ -25,6 +25,7 @@ from samplers.frechet import Frechet
 from samplers.freedave.freedave import FreeDave, FreeDavePlus
 from samplers.hierarchy import Hierarchy
 from samplers.joint_threshold import JointThreshold
+from samplers.klass import Klass
 from samplers.learn2pd import Learn2PD
 from samplers.local_leap import LocalLeap
 from samplers.lopa import Lopa
@@ -58,6 +59,7 @@ __all__ = [
     "FreeDavePlus",
     "Hierarchy",
     "JointThreshold",
+    "Klass",
     "Learn2PD",
     "LocalLeap",
     "Lopa",

@@ -50,6 +50,7 @@ REGISTRY: dict[str, Entry] = {
     "pcsampler": Entry("samplers.pc_sampler:PcSampler", "PC-Sampler arXiv 2508.13021"),
     "saber": Entry("samplers.saber:Saber", "Saber arXiv 2510.18165"),
     "credit": Entry("samplers.credit:Credit", "CreditDecoding arXiv 2510.06133"),
+    "klass": Entry("samplers.klass:Klass", "KLASS arXiv 2511.05664"),
     "localleap": Entry("samplers.local_leap:LocalLeap", "LocalLeap arXiv 2510.07081"),
     "adablock": Entry("samplers.adablock:AdaBlock", "AdaBlock-dLLM arXiv 2509.26432"),
     "learn2pd": Entry("samplers.learn2pd:Learn2PD", "Learn2PD arXiv 2509.25188"),
