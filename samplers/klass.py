@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,10 +11,9 @@ from torch import Tensor
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
+from samplers.contract.recall import divergence
 from samplers.contract.select import top
 from samplers.topk import TopK
-
-LOG2_E = 1 / math.log(2)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Klass(Policy):
         ready = prediction.open & (prediction.confidence > self.threshold)
         ready &= (view.block_step >= self.history - 1)[:, None] & (len(told) > self.history)
         for now, earlier in zip(told, told[1 : self.history + 1], strict=False):
-            ready &= moved(now, earlier, ready) < self.divergence
+            ready &= divergence(now, earlier, ready) < self.divergence
 
         left = prediction.open.sum(-1)
         opened = torch.where(view.block_step == 0, left, memory)
@@ -91,20 +89,3 @@ class Klass(Policy):
         best = top(prediction.confidence, prediction.open, count)
         write = torch.where(ready.any(-1, keepdim=True), ready, best)
         return Decision(write, prediction.token, order=-prediction.confidence), opened
-
-
-def moved(now: Prediction, earlier: Prediction, where: Tensor) -> Tensor:
-    """Fp32 ``[B, G]``: ``KL(now || earlier)`` in nats of the cells ``where``; infinite where one of them says nothing."""
-    out = torch.full(where.shape, torch.inf, device=where.device)
-    assert now.logits is not None and now.logsumexp is not None and now.cells is not None
-    assert earlier.logits is not None and earlier.logsumexp is not None
-    places = now.places(earlier)
-    for at in (where.view(-1)[now.cells] & (places >= 0)).nonzero()[:, 0].tolist():  # one fits into a CPU's cache
-        line, before = now.logits[at], earlier.logits[places[at]]
-        whole, shift = now.logsumexp[at], earlier.logsumexp[places[at]] - now.logsumexp[at]
-        p = torch.add(whole * -LOG2_E, line, alpha=LOG2_E).exp2_()  # on a CPU exp2 takes a fifth of the time of exp
-        change = p.dot(line - before)
-        if not bool(change.isfinite()):  # tokens that are suppressed have no probability
-            change = p.dot((line - before).nan_to_num_(0.0))
-        out.view(-1)[now.cells[at]] = change + shift
-    return out

@@ -160,7 +160,7 @@ class Batch:
                 end = torch.minimum(group.start + length.clamp(min=1), self.forwarder.furthest(group))
                 group.end = torch.where(opening, end, group.end)
         view = self._view(group, places)
-        before = () if self.past is None else self.past.of(places, ~inside, prediction)
+        before = () if self.past is None else self.past.of(places, prediction)
         said = replace(prediction, open=self._open(prediction, view))
         prediction = replace(said, before=before)
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)

@@ -1,4 +1,4 @@
-"""What earlier forwards of each row's block said, for the parts that recall it."""
+"""What earlier forwards of each row said, for the parts that recall it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,8 @@ class Past:
         """The row is gone."""
         self._kept[name].clear()
 
-    def of(self, names: Sequence[int], opening: Tensor, like: Prediction) -> tuple[Prediction, ...]:
-        """The predictions of the rows ``names`` in their blocks, the latest first; those ``opening`` one have none."""
-        for name, opens in zip(names, opening.tolist(), strict=True):
-            if opens:
-                self._kept[name].clear()
+    def of(self, names: Sequence[int], like: Prediction) -> tuple[Prediction, ...]:
+        """The predictions of the rows ``names``, the latest first."""
         kept = [self._kept[name] for name in names]
         return tuple(_together([row[i] if i < len(row) else None for row in kept], like) for i in range(_most(kept)))
 

@@ -202,7 +202,7 @@ class Prediction:
         canvases: long ``[B, K, G]``, the query's canvases, or ``None`` when there were none.
         shadow: the prediction of the query's shadow cells, or ``None``.
         held: fp32 ``[B, G]``, in a shadow's prediction the probability of the token that the cell holds.
-        before: what earlier forwards of the same block said of these rows, the latest first, as far as a part
+        before: what earlier forwards said of these rows, the latest first, as far as a part
             ``recalls``; ``predicted`` is False in rows that had none.  They are the predictions themselves, not
             copies: whatever they carry (logits too) costs memory and no time.  :meth:`places` finds their cells.
     """

@@ -63,7 +63,7 @@ class Policy:
 
     @property
     def recalls(self) -> int:
-        """How many earlier forwards of the block the part reads in ``prediction.before``."""
+        """How many earlier forwards of a row, of earlier blocks too, the part reads in ``prediction.before``."""
         return 0
 
     @property

@@ -46,7 +46,7 @@ def test_a_row_recalls_in_a_batch_what_it_recalls_alone(family: str, cache: str)
     assert min(together.nfe) < 13, "nothing was ever calm"
 
 
-def test_the_past_is_the_block_s_latest_first() -> None:
+def test_the_past_is_the_row_s_latest_first() -> None:
     seen: list[tuple[int, list[Tensor], Tensor]] = []
 
     @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def test_the_past_is_the_block_s_latest_first() -> None:
 
         def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:
             past = [p.confidence for p in prediction.before]
-            seen.append((int(view.block_step[0]), past, prediction.confidence))
+            seen.append((int(view.step[0]) - 1, past, prediction.confidence))
             assert all(not p.before for p in prediction.before)
             return super().decide(view, prediction, memory)
 
