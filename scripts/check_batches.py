@@ -50,6 +50,8 @@ POLICIES = (
     "saber:least=4+eosstop",
     "credit:threshold=0.5",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+credit:threshold=0.6,alpha=2,slots=3",
+    "klass:threshold=0.3,divergence=0.5",
+    "klass:threshold=0.2,divergence=1.0,history=1,steps=3,since=row",
     "localleap:anchor_threshold=0.5,relaxed_threshold=0.2,radius=2",
     "adablock:delimiters=3/7/11,delimiter_threshold=0.05+threshold:threshold=0.4",
     "adablock:delimiters=5,delimiter_threshold=0.02+localleap:anchor_threshold=0.5,relaxed_threshold=0.2",

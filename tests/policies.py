@@ -32,6 +32,12 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     },
     "saber": {"least": _one_of(1, 2, 5)},
     "credit": {"threshold": _one_of(0.3, 0.6, 0.9), "alpha": _one_of(0, 0.7, 3), "slots": _one_of(1, 2, "none")},
+    "klass": {
+        "threshold": _one_of(0.2, 0.5, "none"),
+        "divergence": _one_of(0.3, 1.0, "none"),
+        "history": _one_of(1, 2),
+        "since": _one_of("row", "block"),
+    },
     "eosstop": {"when": _one_of("settled", "block")},
     "localleap": {"relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},

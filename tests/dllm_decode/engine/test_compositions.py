@@ -38,6 +38,7 @@ ARGUMENTS = {
     "entropythreshold": "threshold=2.0",
     "hierarchy": "threshold=0.5,low=0.2,remask=0.6",
     "credit": "threshold=0.5,alpha=2",
+    "klass": "threshold=0.1,divergence=3,history=1",
     "localleap": "anchor_threshold=0.5,relaxed_threshold=0.3,radius=1",
     "adablock": "delimiters=1/3/5/7/9/11,delimiter_threshold=0.2,window=1",
     "eotp": "ids=2/22",
