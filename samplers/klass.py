@@ -81,7 +81,7 @@ class Klass(Policy):
         ready = prediction.open & (prediction.confidence > self.threshold)
         ready &= (view.block_step >= self.history - 1)[:, None] & (len(told) > self.history)
         for now, earlier in zip(told, told[1 : self.history + 1], strict=False):
-            ready &= divergence(now, earlier, ready) < self.divergence
+            ready &= divergence(now, earlier, ready, self.divergence) < self.divergence
 
         left = prediction.open.sum(-1)
         opened = torch.where(view.block_step == 0, left, memory)

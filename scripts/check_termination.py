@@ -22,8 +22,9 @@ from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.models import NativeModel
 from samplers import PolicyError
-from scripts.check_batches import EOS, MASK, Case, random_model
+from scripts.check_batches import EOS, MASK, VOCABULARY, Case
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
+from scripts.random_models import known_model
 
 KINDS = ("constant", "equal", "mask", "ends", "certain", "fickle")
 #: Forwards per cell of the canvas that no policy needs: WINO may take 30 more for a block.
@@ -52,7 +53,8 @@ class Adversary(NativeModel):
 
 def wrong(case: Case, kind: str) -> str | None:
     """What is wrong with a run, or ``None``."""
-    model = Adversary(kind, random_model(case.family, case.model_seed), case.model_seed)
+    like = known_model(case.family, VOCABULARY, 128, layers=2, seed=case.model_seed, eos=EOS)
+    model = Adversary(kind, like, case.model_seed)
     rows, prompts = list(range(len(case.prompts))), [list(prompt) for prompt in case.prompts]
     try:
         sampler = DiffusionSampler(model, case.parts(rows), case.cache, GenerationConfig(**case.settings))
