@@ -25,7 +25,7 @@ from dllm_decode.errors import DllmError
 from filters import FilterNetwork, LearnedFilter
 from samplers import EGP, Composition, EoTP, Learn2PD, PcSampler, Policy, PolicyError, TokenTable
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
-from scripts.random_models import known_model
+from scripts.random_models import BLOCK_FAMILIES, known_model
 
 VOCABULARY, EOS, MASK = 40, 38, 39
 MODELS, LONGEST = 4, 14
@@ -69,6 +69,8 @@ POLICIES = (
     "wino:threshold=0.3,twins=lone+sched:high=3.0,low=0.5,stale=true",
     "lopa:branches=3,threshold=0.6",
     "lopa:score=margin,creation=0.5,share=0.5,threshold=0.6+prophet",
+    "blockquota:steps=2,threshold=0.4",
+    "jointthreshold:threshold=0.4,edit_threshold=0.3,max_post_steps=3",
     "freedave:drafts=3",
     "freedave:drafts=auto,row_cost=0.2",
     "freedave:drafts=4,order=left_to_right",
@@ -102,7 +104,7 @@ class Case:
 
     @classmethod
     def _draw(cls, random: Random) -> Case:
-        cache, policy = random.choice(("none", "prefix", "dual")), random.choice(POLICIES)
+        cache, policy = random.choice(("none", "prefix", "dual", "block")), random.choice(POLICIES)
         aims = policy == "egp"  # at rows of one length, with greedy proposals: a drawn one may never be the right one
         infill = not aims and random.random() < 0.15
         words = range(EOS) if not infill else (*range(EOS), *[MASK] * 8)
@@ -119,7 +121,7 @@ class Case:
             "refresh_window": random.choice((0, 2, 5)),
         }
         return cls(
-            family=random.choice(("llada", "dream")),
+            family=random.choice(BLOCK_FAMILIES if cache == "block" else ("llada", "dream", "llada", *BLOCK_FAMILIES)),
             model_seed=random.randrange(MODELS),
             policy=policy,
             cache=cache,

@@ -21,7 +21,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
-from scripts.random_models import known_model
+from scripts.random_models import BLOCK_FAMILIES, known_model
 
 VOCABULARY, EOS, MASK = 32, 30, 31
 #: The paper's rule half of the time, and any other deterministic rule.
@@ -72,7 +72,8 @@ class Case:
     def draw(cls, random: Random) -> Case:
         """A random case."""
         order = random.choice(("confidence", "confidence", "left_to_right"))
-        cache = random.choice(("none", "prefix", "dual"))
+        cache = random.choice(("none", "prefix", "dual", "block"))
+        family = random.choice(BLOCK_FAMILIES if cache == "block" else ("llada", "llada", "dream"))
         cross = cache == "none" and random.random() < 0.5
         infill = random.random() < 0.1
         step = "topk:k=1" if order == "left_to_right" else random.choice(STEPS)
@@ -80,10 +81,12 @@ class Case:
         remembers = step.startswith(("ccd", "topk:steps"))
         if (cross and beside.startswith("adablock")) or (beside == "eotp" and (infill or remembers)):
             beside = ""  # they clash, or (see FreeDave) are not promised to agree behind a cut
+        if cache == "block" and beside.startswith(("sched", "prophet", "eotp")):
+            beside = ""  # they read what such a model does not predict
         length = random.randint(1, 20)
         token = (lambda: random.randrange(VOCABULARY)) if infill else (lambda: random.randrange(VOCABULARY - 1))
         return cls(
-            family=random.choice(("llada", "llada", "dream")),
+            family=family,
             layers=random.randint(1, 2),
             model_seed=random.randrange(500),
             step=step,
@@ -97,7 +100,9 @@ class Case:
             ),
             settings={
                 "max_new_tokens": length,
-                "block_length": random.choice((None, 1, 2, 3, 4, 5, 8, 16)),
+                "block_length": random.choice(
+                    (None, 1, 2, 4, 8) if cache == "block" else (None, 1, 2, 3, 4, 5, 8, 16)
+                ),
                 "early_stop": random.random() < 0.5,
                 "branches": random.choice(("auto", "expand", "tree")),
                 "guidance": random.choice((0.0,) * 9 + (0.7,)),

@@ -21,6 +21,7 @@ from dllm_decode.cli.demo import demo
 from dllm_decode.cli.evaluate import evaluate
 from dllm_decode.cli.generate import generate
 from dllm_decode.cli.lm_eval import SETTINGS, lm_eval
+from dllm_decode.cli.models import models
 from dllm_decode.cli.policies import policies
 from dllm_decode.cli.replay import replay
 from dllm_decode.cli.train_filter import train_filter
@@ -78,7 +79,7 @@ def _options(
     pass
 
 
-for command in (generate, evaluate, compare, tune, train_filter, policies, replay, view, demo):
+for command in (generate, evaluate, compare, tune, train_filter, policies, models, replay, view, demo):
     app.command()(command)
 app.add_typer(batch, name="batch")
 app.command("lm-eval", context_settings=SETTINGS)(lm_eval)

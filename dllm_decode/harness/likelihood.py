@@ -77,6 +77,11 @@ class Likelihood:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise DllmError(f"{name} is {value!r}; give a whole number from {least} up.")
+        if self.model.attention_block is not None:
+            raise DllmError(
+                f"{self.model.name!r} is block-causal: a masked block of a target would need the true blocks before "
+                "it beside the masked ones, which is not built; likelihoods need a full-attention model."
+            )
 
     @torch.no_grad()
     def estimate(self, pairs: Sequence[Pair], on_done: Callable[[int, float], None] | None = None) -> list[float]:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from dllm_decode.attention import AttentionCase, choose_backend
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models.layers import Block, BlockNames, RMSNorm, add, add_norm, rotary_tables
+from dllm_decode.models.moe import Experts, GroupedRouter, Router
 
 
 class BidirectionalLM(PreTrainedModel):
@@ -79,6 +80,9 @@ class BidirectionalLM(PreTrainedModel):
                 nn.init.zeros_(module.get_parameter("bias"))
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, Router | GroupedRouter | Experts):
+            for matrix in module.parameters(recurse=False):
+                nn.init.normal_(matrix, std=std)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

@@ -14,7 +14,9 @@ from torch import Tensor
 from dllm_decode.errors import ConfigError, DllmError, LoadError
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.interface.inputs import ForwardInput
-from dllm_decode.models import NativeModel, load_model
+from dllm_decode.models import FAMILIES, NativeModel, load_model
+from dllm_decode.models.families import LISTED
+from tests.dllm_decode.tiny import tiny
 from tests.references.golden_data import golden_model, golden_path
 
 CLOSE = {"atol": 5e-4, "rtol": 0}
@@ -168,3 +170,41 @@ def test_ids_that_no_file_names_are_the_family_s(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors")
     model = load_model(folder)
     assert model.mask_id == 156895 and model.eos_ids == (156892, 156900)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "mask"),
+    [
+        # LLaDA-1.5 and the merged weights of dParallel and d3LLM: LLaDA's class, fields and names.
+        ("LLaDA-1.5", {"model_type": "llada", "architectures": ["LLaDAModelLM"]}, "model.transformer.wte.weight"),
+        ("dParallel-LLaDA-8B-instruct", {"model_type": "llada"}, "model.transformer.blocks.0.ff_out.weight"),
+        ("d3LLM_LLaDA", {"model_type": "llada"}, "model.transformer.ff_out.weight"),
+        # DiffuCoder, Dream-Coder and the Dream weights of dParallel and d3LLM: Dream's.
+        (
+            "DiffuCoder-7B-cpGRPO",
+            {"model_type": "Dream", "architectures": ["DreamModel"]},
+            "model.embed_tokens.weight",
+        ),
+        ("Dream-Coder-v0-Instruct-7B", {"model_type": "Dream"}, "model.layers.0.self_attn.k_proj.bias"),
+        ("dParallel_Dream_7B_Instruct", {"model_type": "Dream"}, "lm_head.weight"),
+    ],
+)
+def test_checkpoints_of_the_same_names_load(tmp_path: Path, name: str, fields: dict, mask: str) -> None:
+    """A tiny checkpoint of each name set, as its publisher stores it: config fields, tensor names, no remote code."""
+    source = tiny("llada" if fields["model_type"] == "llada" else "dream").module
+    source.save_pretrained(tmp_path / name)
+    path = tmp_path / name / "config.json"
+    config = json.loads(path.read_text()) | fields | {"auto_map": {"AutoModel": "modeling_other.OtherModel"}}
+    path.write_text(json.dumps(config))
+    model = load_model(tmp_path / name)
+    assert mask in load_file(tmp_path / name / "model.safetensors")
+    assert type(model.module) is type(source) and model.attention_block is None
+    ids = torch.arange(6)
+    torch.testing.assert_close(said(model, ids), said(NativeModel(source, mask_id=model.mask_id), ids))
+
+
+def test_the_table_of_models_names_families_that_are() -> None:
+    for line in LISTED:
+        assert all(name in FAMILIES for name in line.family.split(", ") if name)
+        assert bool(line.family) != line.verified.startswith("refused")
+    assert {name for line in LISTED for name in line.family.split(", ") if name} == set(FAMILIES)
