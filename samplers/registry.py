@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.metadata
 import re
 import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 from samplers.contract.data import PolicyError
@@ -36,6 +38,11 @@ class Entry:
         module, _, name = self.target.partition(":")
         return cast(type[Policy], getattr(importlib.import_module(module), name))
 
+
+#: A policy of somebody else's: ``module:Class`` or ``module:Class(field=value,...)``.
+FOREIGN = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)(\(.*\))?", re.DOTALL)
+#: Fields that name files.
+FILES = frozenset({"filter", "table"})
 
 REGISTRY: dict[str, Entry] = {
     "topk": Entry("samplers.topk:TopK", "LLaDA arXiv 2502.09992; Dream arXiv 2508.15487"),
@@ -71,10 +78,36 @@ REGISTRY: dict[str, Entry] = {
 
 def lookup(name: str) -> type[Policy]:
     """The class of a registered policy name; unknown names raise with a suggestion."""
-    entry = REGISTRY.get(name.strip().lower().replace("-", "").replace("_", ""))
+    key = name.strip().lower().replace("-", "").replace("_", "")
+    entry = REGISTRY.get(key) or installed().get(key)
     if entry is None:
         raise PolicyError(f"unknown policy {name!r}{suggest(name, REGISTRY)}; known: {', '.join(REGISTRY)}.")
     return entry.load()
+
+
+@lru_cache
+def installed() -> dict[str, Entry]:
+    """Policies of other packages, by entry points of the group ``dllm_decode.policies``; ours win a clash."""
+    found = importlib.metadata.entry_points(group="dllm_decode.policies")
+    return {point.name.lower(): Entry(point.value, f"package {point.module}") for point in found}
+
+
+def foreign(target: str) -> type[Policy]:
+    """The policy class at ``module:Class``.
+
+    Raises:
+        PolicyError: there is none.
+    """
+    try:
+        cls = Entry(target, "").load()
+    except (ImportError, AttributeError) as error:
+        raise PolicyError(
+            f"{target!r} is neither a registered policy nor a class that can be imported ({error}); "
+            f"known: {', '.join(REGISTRY)}."
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Policy) and dataclasses.is_dataclass(cls)):
+        raise PolicyError(f"{target!r} is no policy; give a frozen dataclass that is a Policy.")
+    return cls
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -83,17 +116,21 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def parse_policy(policy: str | Policy) -> Policy:
+def parse_policy(policy: str | Policy, trusted: bool = True) -> Policy:
     """A policy from its string; a policy object passes through.
 
+    Args:
+        policy: see the module's grammar.
+        trusted: whoever wrote the string may name classes to import and files to read.
+
     Raises:
-        PolicyError: unknown name or field, value of the wrong type, unbalanced parentheses.
+        PolicyError: unknown name or field, value of the wrong type, unbalanced parentheses, or not to be trusted.
     """
     if isinstance(policy, Policy):
         return policy
     if not isinstance(policy, str) or not policy.strip():
         raise PolicyError(f"{policy!r} is no policy; give a Policy or a string such as 'threshold:threshold=0.9'.")
-    parts = [_parse_part(text) for text in _split(policy.replace("|", "+"), "+")]
+    parts = [_parse_part(text, trusted) for text in _split(policy.replace("|", "+"), "+")]
     return parts[0] if len(parts) == 1 else Composition.of(*parts)
 
 
@@ -101,14 +138,18 @@ def spell(policy: Policy) -> str:
     """The string that :func:`parse_policy` reads back as ``policy``; fields at their default are left out."""
     if isinstance(policy, Composition):
         return "+".join(spell(part) for part in policy.parts)
-    name = next((n for n, e in REGISTRY.items() if e.target.endswith(":" + type(policy).__name__)), None)
-    name = name or type(policy).__name__.lower()
+    cls = type(policy)
+    known = [*REGISTRY.items(), *installed().items()]
+    name = next((n for n, e in known if e.target.endswith(f":{cls.__name__}") and e.load() is cls), None)
     fields = []
     for field in dataclasses.fields(cast(Any, policy)):
         value = getattr(policy, field.name)
         if field.repr and value != field.default:  # fields left out of the repr are data, not settings
             fields.append(f"{field.name}={_spell_value(value)}")
-    return name + (":" + ",".join(fields) if fields else "")
+    given = ",".join(fields)
+    if name is None:  # somebody's own, even if it is called like one of ours
+        return f"{cls.__module__}:{cls.__qualname__}" + (f"({given})" if given else "")
+    return name + (f":{given}" if given else "")
 
 
 def _spell_value(value: Any) -> str:
@@ -119,13 +160,33 @@ def _spell_value(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, str):
-        return re.sub(r"[\s,+|()\\]", lambda found: f"\\x{ord(found[0]):02x}", value, flags=re.ASCII)
+        plain = "".join(_escape(c) if c.isspace() or c in ",+|()\\" else c for c in value)
+        return _escape(plain[0]) + plain[1:] if _reads_otherwise(plain) else plain
     return str(value).replace("e+", "e") if isinstance(value, float) else str(value)  # "+" joins parts
+
+
+def _escape(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+
+
+def _reads_otherwise(text: str) -> bool:
+    """Whether text would be read as a number or a word of the grammar."""
+    if text.lower() in ("none", "true", "false"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unescape(text: str) -> str:
     named = {"\\n": "\n", "\\t": "\t"}
-    return re.sub(r"\\n|\\t|\\x[0-9a-fA-F]{2}", lambda found: named.get(found[0]) or chr(int(found[0][2:], 16)), text)
+    return re.sub(
+        r"\\n|\\t|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}",
+        lambda found: named.get(found[0]) or chr(int(found[0][2:], 16)),
+        text,
+    )
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -142,9 +203,17 @@ def _split(text: str, separator: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-def _parse_part(text: str) -> Policy:
+def _parse_part(text: str, trusted: bool = True) -> Policy:
     name, _, rest = text.strip().partition(":")
-    cls = lookup(name)
+    target = FOREIGN.fullmatch(text.strip())
+    if target is not None and name.lower() not in REGISTRY:
+        if not trusted:
+            raise PolicyError(
+                f"{text.strip()!r} names a class to import, which is not allowed here; use a known policy."
+            )
+        cls, name, rest = foreign(target[1]), target[1], (target[2] or "()")[1:-1]
+    else:
+        cls = lookup(name)
     known = {f.name: f for f in dataclasses.fields(cast(Any, cls)) if f.init}
     hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
@@ -159,15 +228,17 @@ def _parse_part(text: str) -> Policy:
             raise PolicyError(f"{name}: parameter {key!r} has no value; write {key}=VALUE.")
         if key in given:
             raise PolicyError(f"{name}: parameter {key!r} is given twice; keep one of them.")
-        given[key] = _coerce(value.strip(), hints[key], f"{name}: {key}")
+        if not trusted and key in FILES:
+            raise PolicyError(f"{name}: {key} names a file to read, which is not allowed here; leave it out.")
+        given[key] = _coerce(value.strip(), hints[key], f"{name}: {key}", trusted)
     return cls(**given)
 
 
-def _coerce(text: str, hint: Any, what: str) -> Any:
+def _coerce(text: str, hint: Any, what: str, trusted: bool = True) -> Any:
     options = _alternatives(hint)
     for option in options:
         if isinstance(option, type) and issubclass(option, Policy) and text.startswith("(") and text.endswith(")"):
-            return parse_policy(text[1:-1])
+            return parse_policy(text[1:-1], trusted)
         if option is type(None) and text.lower() == "none":
             return None
         if option is bool and text.lower() in ("true", "false"):

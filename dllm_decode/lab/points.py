@@ -39,7 +39,7 @@ STATIC = Point("static", STATIC_POLICY, "static")
 
 
 def points(
-    policies: Iterable[str] = (), grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None
+    policies: Iterable[str | Policy] = (), grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None
 ) -> list[Point]:
     """Points of policy strings (``@file`` allowed) and of a grid, each once, static decoding first.
 
@@ -51,7 +51,7 @@ def points(
         PolicyError: a policy that does not parse.
         DllmError: a grid that is none.
     """
-    spelled = [spell(parse_policy(policy_string(text))) for text in policies]
+    spelled = [spell(parse_policy(policy_string(text) if isinstance(text, str) else text)) for text in policies]
     if grid is not None:
         spelled += expand(read_grid(grid) if isinstance(grid, (str, Path)) else grid)
     unique = [text for text in dict.fromkeys(spelled) if text != STATIC_POLICY]

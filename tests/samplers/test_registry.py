@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 
 from samplers import (
     REGISTRY,
+    AdaBlock,
     Composition,
     DeferEos,
     EosStop,
@@ -132,3 +134,28 @@ def test_refused_in_one_sentence(text: str, sentence: str) -> None:
 def test_what_is_no_string_either() -> None:
     with pytest.raises(PolicyError, match="3 is no policy; give a Policy or a string"):
         parse_policy(3)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Threshold2(Threshold):
+    """Somebody's own."""
+
+
+def test_somebody_s_own_goes_by_its_module() -> None:
+    mine = type("Threshold", (Threshold2,), {"__module__": __name__})(0.5)
+    assert spell(mine) == f"{__name__}:Threshold(threshold=0.5)" != spell(Threshold(0.5))
+    policy = Threshold2(0.5) | EosStop()
+    assert parse_policy(spell(policy)) == policy
+    with pytest.raises(PolicyError, match="names a class to import, which is not allowed here"):
+        parse_policy(spell(policy), trusted=False)
+    with pytest.raises(PolicyError, match="filter names a file to read, which is not allowed here"):
+        parse_policy("learn2pd:filter=a.safetensors", trusted=False)
+    with pytest.raises(PolicyError, match="'nowhere:Mine' is neither a registered policy nor a class"):
+        parse_policy("nowhere:Mine")
+    assert parse_policy("threshold+eosstop", trusted=False) == Threshold() | EosStop()
+
+
+@pytest.mark.parametrize("delimiter", [*"1\u3000\u00a0\n/:é", "none", "-1.5", "a b", "x=y", "\\n"])
+def test_every_delimiter_comes_back(delimiter: str) -> None:
+    policy = AdaBlock(delimiters=(delimiter, 1, "z"))
+    assert parse_policy(spell(policy)) == policy
