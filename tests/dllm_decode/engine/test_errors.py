@@ -83,7 +83,7 @@ CONSTRUCTION: list[tuple[dict[str, Any], type[ValueError], str]] = [
     (
         {"model": tiny("llada"), "cache": "dual", "policy": Rest(), "config": GenerationConfig(refresh=2)},
         DllmError,
-        "rest reads the whole row on every opening forward, which refresh=2 shortens; use refresh=1.",
+        f"{__name__}:Rest reads the whole row on every opening forward, which refresh=2 shortens; use refresh=1.",
     ),
 ]
 
