@@ -62,11 +62,11 @@ class Drafts:
         nth = held.gather(1, rounds).masked_fill_(rounds == width, width + 1)
         index = torch.arange(int(count.max()), device=rounds.device)
         canvases = torch.where(nth[:, None] <= index[:, None], self.values[:, None], view.tokens[:, None])
-        beyond = index >= count[:, None]
-        canvases.masked_fill_(beyond[:, :, None], -1)  # agrees with nothing
         drafted = held[:, width - 1 : width]
+        beyond = (index >= count[:, None]) | (index > drafted)
+        canvases.masked_fill_(beyond[:, :, None], -1)  # no draft of its own: agrees with nothing
         waiting = (nth * (view.masked if cross_block else view.open)).amax(-1, keepdim=True)
-        used = (index <= drafted) & (index < waiting) & ~beyond
+        used = (index < waiting) & ~beyond
         return Query(canvases=canvases, used=used | (index == 0))
 
 
