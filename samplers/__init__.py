@@ -15,6 +15,7 @@ from samplers.contract.recall import divergence
 from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.credit import Credit
+from samplers.dawn import Dawn
 from samplers.egp import EGP
 from samplers.entropy_bound import EntropyBound
 from samplers.entropy_threshold import EntropyThreshold
@@ -47,6 +48,7 @@ __all__ = [
     "BlockQuota",
     "Composition",
     "Credit",
+    "Dawn",
     "Decision",
     "DeferEos",
     "EntropyBound",

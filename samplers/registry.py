@@ -69,6 +69,7 @@ REGISTRY: dict[str, Entry] = {
     "prophet": Entry("samplers.prophet:Prophet", "Prophet arXiv 2508.19982"),
     "freedave": Entry("samplers.freedave:FreeDave", "FreeDave arXiv 2510.00294"),
     "freedaveplus": Entry("samplers.freedave:FreeDavePlus", "FreeDave++ arXiv 2510.00294"),
+    "dawn": Entry("samplers.dawn:Dawn", "DAWN arXiv 2602.06953"),
     "lopa": Entry("samplers.lopa:Lopa", "LoPA arXiv 2512.16229"),
     "wino": Entry("samplers.wino:Wino", "WINO arXiv 2507.18578"),
     "eosstop": Entry("samplers.eos:EosStop", "early stop at the end of the text"),

@@ -71,6 +71,7 @@ POLICIES = (
     "lopa:score=margin,creation=0.5,share=0.5,threshold=0.6+prophet",
     "blockquota:steps=2,threshold=0.4",
     "jointthreshold:threshold=0.4,edit_threshold=0.3,max_post_steps=3",
+    "dawn:sink=0.2,edge=0.1,induce=0.4,low=0.3,strong=0.6,layers=1",
     "freedave:drafts=3",
     "freedave:drafts=auto,row_cost=0.2",
     "freedave:drafts=4,order=left_to_right",

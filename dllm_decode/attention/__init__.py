@@ -10,12 +10,12 @@ import logging
 
 import torch
 
-from dllm_decode.attention.backends import Backend, Reference, Sdpa, attend, rotate
+from dllm_decode.attention.backends import Backend, Reference, Sdpa, attend, attention_weights, rotate
 from dllm_decode.attention.fused import Flash, TritonKernel, Varlen
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.case import AttentionCase
 
-__all__ = ["BACKENDS", "LADDER", "AttentionCase", "Backend", "attend", "choose_backend", "rotate"]
+__all__ = ["BACKENDS", "LADDER", "AttentionCase", "Backend", "attend", "attention_weights", "choose_backend", "rotate"]
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (y * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 
 
+def attention_weights(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, case: AttentionCase) -> Tensor:
+    """Mean over heads of the attention among fresh tokens, fp32 `[R, Q, Q]`; arguments as in :meth:`Backend.mix`.
+
+    Beside the backend that mixes: none of the fused ones shows its weights.
+    """
+    assert case.cache is None
+    q, k = (rotate(x.transpose(1, 2), cos, sin).float() for x in (q, k))
+    scores = q @ k.repeat_interleave(case.heads // case.kv_heads, dim=1).transpose(2, 3) / case.head_dim**0.5
+    if case.mask is not None:
+        scores = scores.masked_fill(~case.mask, float("-inf"))
+    return scores.softmax(dim=-1).nan_to_num(0.0).mean(1)
+
+
 class Backend(ABC):
     """One way to compute attention once the keys are in place."""
 

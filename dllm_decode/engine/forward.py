@@ -14,13 +14,14 @@ from torch import Tensor
 
 from dllm_decode.config import CACHES, GenerationConfig
 from dllm_decode.engine.blocks import BlockGrid
+from dllm_decode.engine.attended import attention_of
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
 from dllm_decode.engine.layout import Layout, flat_cells, fold_branches, lay_out
 from dllm_decode.engine.step import ModelStep
 from dllm_decode.errors import DllmError, NotFiniteError
-from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 from samplers import Composition, Prediction, Query, View
@@ -181,6 +182,12 @@ class Forwarder:
             behind = plain[:, None] + shadow.cumsum(-1) - 1
             cells = torch.cat([cells, flat_cells(shadow, behind, layout)])
             marks.append(shadow)
+        watch = AttentionWatch(self.policy.attention_layers) if self.policy.attention_layers else None
+        prompt = torch.arange(int(group.offset.max()), device=wanted.device) < group.offset[:, None]
+        if watch is not None:
+            slot = torch.arange(prompt.shape[1], device=wanted.device)
+            at = (slot - self.model.shift).clamp(min=0).expand_as(prompt)
+            cells = torch.cat([cells, flat_cells(prompt, at, layout)])
         draws = None
         if self.step.counted:
             drawn = [
@@ -191,12 +198,20 @@ class Forwarder:
         held = None if shadow is None else torch.cat([view.tokens[mark] for mark in marks])
         whose = layout.owner
         barred = self._barred(view, marks)
-        scores = self._forward(layout, group, ids, cells, marks, whose, view.generators, draws, alone, held, barred)
+        if watch is not None:
+            marks = [*marks, prompt]
+            barred = None if barred is None else torch.cat([barred, barred.new_zeros(int(prompt.sum()))])
+        scores = self._forward(
+            layout, group, ids, cells, marks, whose, view.generators, draws, alone, held, barred, watch
+        )
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
             twins = self._spread(scores, slice(size, len(cells)), shadow, view)
             prediction = replace(prediction, shadow=replace(twins, logits=None, logsumexp=None, cells=None))
+        if watch is not None:
+            seen = attention_of(watch, scores.confidence[size:], prompt, layout.queries, group.offset, view)
+            prediction = replace(prediction, attention=seen)
         return prediction
 
     def _run_branches(
@@ -255,6 +270,7 @@ class Forwarder:
         alone: bool = False,
         held: Tensor | None = None,
         barred: Tensor | None = None,
+        watch: AttentionWatch | None = None,
     ) -> Scores:
         """Call the model and score the cells at ``marks`` (bool ``[M, G]`` each, of rows ``whose``); counts the cost.
 
@@ -279,9 +295,8 @@ class Forwarder:
             positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
-        inp = ForwardInput(
-            tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint, block=block
-        )
+        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
+        inp = replace(inp, joint=layout.joint, block=block, watch=watch)
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if step.rule.temperature > 0 else []
         scores = step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):

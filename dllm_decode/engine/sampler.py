@@ -112,6 +112,7 @@ class DiffusionSampler:
             token_ids=None if tokenizer is None else tokenizer.encode,
             delimiter_ids=_delimiter_ids(self.model),
             shadows=can_shadow(self.model),
+            attention=self.model.shows_attention and self.cache == "none",
             family=self.model.family,
             row_costs=row_costs(self.model, self.cache, config, self._decode),
             horizon=self.model.attention_block,

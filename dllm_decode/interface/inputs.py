@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from dllm_decode.interface.cache import KVCache
+
+
+@dataclass(frozen=True)
+class AttentionWatch:
+    """Asks a forward without a cache for the attention of its last layers, beside what it computes anyway.
+
+    Attributes:
+        layers: how many. ``maps``: the model appends one per layer, fp32 `[R, Q, Q]`, the mean over heads.
+    """
+
+    layers: int
+    maps: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class ForwardInput:
             tokens may share one.
         block: block-causal visibility: a token at slot p sees, of what it would see without this, the slots s with
             s // block <= p // block. None = all of it.
+        watch: asks for attention weights; None = nobody does.
         known: what the caller knows of these tensors; None = they are looked at, which waits for the device.
     """
 
@@ -42,6 +55,7 @@ class ForwardInput:
     rows: Tensor | None = None
     known: Known | None = None
     joint: bool = False
+    watch: AttentionWatch | None = None
     block: int | None = None
 
 

@@ -56,6 +56,7 @@ class DenoisingModel(ABC):
     seeded: bool = False
     supports_cache: bool
     supports_branches: bool
+    shows_attention: bool = False
 
     @abstractmethod
     def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from dllm_decode.attention import AttentionCase, choose_backend
-from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
 from dllm_decode.models.layers import Block, BlockNames, RMSNorm, add, add_norm, rotary_tables
 from dllm_decode.models.moe import Experts, GroupedRouter, Router
 
@@ -113,6 +113,7 @@ class BidirectionalLM(PreTrainedModel):
         case: AttentionCase,
         cells: Tensor | None = None,
         trail: list[Tensor] | None = None,
+        watch: AttentionWatch | None = None,
     ) -> Tensor:
         """Embedding to final norm: `[R, Q, width]`, or `[M, width]` at `cells`; `trail` gets each layer's input."""
         embedding, blocks, norm, _ = self._parts(self)
@@ -126,7 +127,8 @@ class BidirectionalLM(PreTrainedModel):
             if trail is not None:
                 trail.append(x if delta is None else x + delta)
             last = layer == len(blocks) - 1
-            x, delta = block(x, delta, cos, sin, case, backend, layer, cells if last else None)
+            seen = watch if watch is not None and layer >= len(blocks) - watch.layers else None
+            x, delta = block(x, delta, cos, sin, case, backend, layer, cells if last else None, seen)
         _, x = add_norm(x, delta, norm)
         if trail is not None:
             trail.append(x)
@@ -167,7 +169,7 @@ class BidirectionalLM(PreTrainedModel):
     def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:
         """`DenoisingModel.hidden`: the final norm's output `[M, width]` at flat cells."""
         case = AttentionCase.of(inp, self.config.num_attention_heads, self.config.num_key_value_heads, self.head_dim)
-        return self._trunk(inp.tokens, inp.positions, case, cells=cells)
+        return self._trunk(inp.tokens, inp.positions, case, cells=cells, watch=inp.watch)
 
     def head(self, hidden: Tensor) -> Tensor:
         """`[..., width]` -> logits `[..., vocabulary]`."""

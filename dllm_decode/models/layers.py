@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from dllm_decode import kernels
-from dllm_decode.attention import AttentionCase, Backend
+from dllm_decode.attention import AttentionCase, Backend, attention_weights
+from dllm_decode.interface.inputs import AttentionWatch
 
 
 class RMSNorm(nn.Module):
@@ -162,14 +163,18 @@ class Block(nn.Module):
         backend: Backend,
         layer: int,
         cells: Tensor | None = None,
+        watch: AttentionWatch | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Residual stream `x + delta`, `[R, Q, width]` each, in and out; the next norm does the sum.
 
-        What comes out is `[M, width]` when only `cells` (flat indices) are wanted afterwards.
+        What comes out is `[M, width]` when only `cells` (flat indices) are wanted afterwards; `watch` gets this
+        layer's attention.
         """
         attention_norm, mlp_norm = self._norms(self)
         x, h = add_norm(x, delta, attention_norm)
         q, k, v = self._project(h)
+        if watch is not None:  # first: a backend may overwrite q and k
+            watch.maps.append(attention_weights(q, k, cos, sin, case))
         mixed = backend.mix(q, k, v, cos, sin, case, layer)
         if cells is not None:  # from here on every token is on its own
             x, mixed = x.flatten(0, 1)[cells], mixed.flatten(0, 1)[cells]

@@ -23,6 +23,7 @@ class NativeModel(DenoisingModel):
 
     supports_cache = True
     supports_branches = True
+    shows_attention = True
 
     def __init__(
         self,

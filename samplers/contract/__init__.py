@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.data import Attention, Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import Memory, check_rows, map_rows, merge_rows, put_rows
 from samplers.contract.policy import ROLES, Composition, Forecast, Policy, Scope
 from samplers.contract.recall import divergence
@@ -11,6 +11,7 @@ from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, r
 
 __all__ = [
     "ROLES",
+    "Attention",
     "Composition",
     "Decision",
     "Forecast",

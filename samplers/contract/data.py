@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from samplers.contract.attention import Attention as Attention
 from samplers.contract.setting import PolicyError as PolicyError
 from samplers.contract.setting import Setting as Setting
 
@@ -201,6 +202,7 @@ class Prediction:
         branches: number K of canvases per row behind the leading axis (1 = plain).
         canvases: long ``[B, K, G]``, the query's canvases, or ``None`` when there were none.
         shadow: the prediction of the query's shadow cells, or ``None``.
+        attention: of plain canvases without a cache, or ``None`` unless a part needs it.
         held: fp32 ``[B, G]``, in a shadow's prediction the probability of the token that the cell holds.
         before: what earlier forwards said of these rows, the latest first, as far as a part
             ``recalls``; ``predicted`` is False in rows that had none.  They are the predictions themselves, not
@@ -222,6 +224,7 @@ class Prediction:
     canvases: Tensor | None = None
     shadow: Prediction | None = None
     held: Tensor | None = None
+    attention: Attention | None = None
     before: tuple[Prediction, ...] = ()
 
     def places(self, earlier: Prediction) -> Tensor:

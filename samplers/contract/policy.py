@@ -48,8 +48,13 @@ class Policy:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Extra per-cell quantities to compute: ``entropy``, ``margin``, ``logit_margin``, ``logits``, ``probs``."""
+        """What else to compute: ``entropy``, ``margin``, ``logit_margin``, ``logits``, ``probs``, ``attention``."""
         return frozenset()
+
+    @property
+    def attention_layers(self) -> int:
+        """With ``attention`` among the needs: how many of the last layers it is the mean of."""
+        return 0
 
     @property
     def scope(self) -> Scope:
@@ -184,6 +189,10 @@ class Composition(Policy):
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102
         return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def attention_layers(self) -> int:  # noqa: D102
+        return max((part.attention_layers for part in self.parts), default=0)
 
     @property
     def scope(self) -> Scope:  # noqa: D102

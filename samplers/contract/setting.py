@@ -28,6 +28,7 @@ class Setting:
         token_ids: text -> token ids, or ``None`` without a tokenizer.
         delimiter_ids: ids of the tokens that end a line in this tokenizer (AdaBlock's default delimiters).
         shadows: whether model and cache can forward shadow cells.
+        attention: whether this model and cache can show their attention.
         family: ``"llada"``, ``"dream"``, or ``""`` for any other model: whose published defaults apply.
         measures: name of the part beside this one that sets each block's length on a plain opening forward, if any.
         row_costs: n -> what a forward with 1, 2, ... n canvases per row costs relative to one, measured when first
@@ -48,6 +49,7 @@ class Setting:
     token_ids: Callable[[str], list[int]] | None = None
     delimiter_ids: tuple[int, ...] = ()
     shadows: bool = True
+    attention: bool = True
     family: str = ""
     measures: str | None = None
     row_costs: Callable[[int], tuple[float, ...]] | None = None
