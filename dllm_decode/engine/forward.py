@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dllm_decode.config import CACHES, GenerationConfig
-from dllm_decode.engine.blocks import BlockGrid
 from dllm_decode.engine.attended import attention_of
+from dllm_decode.engine.blocks import BlockGrid
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
