@@ -30,15 +30,15 @@ from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.models.packed import pack_linears
 from scripts.bench import gpu as gpu_bench
 from scripts.bench import gpu_page, gpu_runs, gpu_smoke
-from scripts.bench.bundled import bundled_rows
+from scripts.bench.bundled import bundled_rows, refresh_note, refresh_rows, refresh_table
 from scripts.bench.grow import NAME as GROWTH_NAME
 from scripts.bench.grow import plot_growth
 from scripts.bench.measure import Row, machine_rates, middle, random_llada, time_ours, time_textbook
 from scripts.bench.page import about, bundled_section, step_section, write_sections
-from scripts.bench.refresh import refresh_note, refresh_rows, refresh_table
 
 LAYERS, WIDTH, VOCABULARY = 4, 512, 126_464
 PROMPT, NEW, BLOCK, K = 128, 128, 32, 4
+SHAPE = f"L{LAYERS} d{WIDTH} V{VOCABULARY} N{PROMPT + NEW} b{BLOCK}"
 
 #: name of the row -> least speed-up over the textbook loop
 BARS = {"step, no cache, T=0": 4.0, "step, no cache, T=1": 8.0, "step, dual, T=0": 1.7}
@@ -56,34 +56,21 @@ def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row]
     time_ours(model, PROMPT, BLOCK, BLOCK, K, "none", 0.0)  # warm-up: allocator, thread pool
     for cache, temperature in (("none", 0.0), ("none", 1.0), ("prefix", 0.0), ("dual", 0.0), ("dual", 1.0)):
         new = NEW if cache != "none" else 2 * BLOCK
-        openings, steps, shares_of = [], [], []
-        book_openings, book_steps = [], []
+        runs, books = [], []
         for _ in range(repeats):
-            a, b, share = time_ours(model, total - new, new, BLOCK, K, cache, temperature)
-            openings, steps, shares_of = openings + a, steps + b, [*shares_of, share]
+            runs.append(time_ours(model, total - new, new, BLOCK, K, cache, temperature))
             if textbook:
-                a, b = time_textbook(
-                    theirs, total - new, new if temperature == 0 else BLOCK, BLOCK, K, cache, temperature
-                )
-                book_openings, book_steps = book_openings + a, book_steps + b
+                once = new if temperature == 0 else BLOCK
+                books.append(time_textbook(theirs, total - new, once, BLOCK, K, cache, temperature))
         masked = (BLOCK - K) // 2  # mean masks left in a block over its steps
         tokens = {"none": total, "prefix": new, "dual": BLOCK}[cache]
-        kinds = [("step", steps, book_steps, tokens, masked)]
-        if cache != "none":
-            kinds.append(("opening", openings, book_openings, total, BLOCK))
-        for kind, ours, book, forwarded, heads in kinds:
-            name = f"{kind}, {'no cache' if cache == 'none' else cache}, T={temperature:g}"
+        kinds = [("step", 1, tokens, masked)] + ([("opening", 0, total, BLOCK)] if cache != "none" else [])
+        for kind, at, forwarded, heads in kinds:
+            ours, book = ([x for run in found for x in run[at]] for found in (runs, books))
             floor = shape.floor(machine, 1, forwarded, total, heads, cached=cache != "none")
-            rows.append(
-                Row(
-                    name,
-                    f"L{LAYERS} d{WIDTH} V{VOCABULARY} N{total} b{BLOCK}",
-                    middle(ours),
-                    middle(book) if book else None,
-                    1e3 * floor,
-                )
-            )
-        shares[f"{cache}, T={temperature:g}"] = 100 * sorted(shares_of)[len(shares_of) // 2]
+            name = f"{kind}, {'no cache' if cache == 'none' else cache}, T={temperature:g}"
+            rows.append(Row(name, SHAPE, middle(ours), middle(book) if book else None, 1e3 * floor))
+        shares[f"{cache}, T={temperature:g}"] = 100 * sorted(run[2] for run in runs)[len(runs) // 2]
     return rows, shares
 
 
@@ -96,13 +83,9 @@ def half_rows(repeats: int) -> list[Row]:
     pack_linears(model.module)
     time_ours(model, PROMPT, BLOCK, BLOCK, K, "none", 0.0)  # warm-up
     rows = []
-    for cache in ("none", "dual"):
-        new = NEW if cache != "none" else 2 * BLOCK
-        steps: list[float] = []
-        for _ in range(repeats):
-            steps += time_ours(model, PROMPT + NEW - new, new, BLOCK, K, cache, 0.0)[1]
-        name = f"step, {'no cache' if cache == 'none' else cache}, T=0, bf16"
-        rows.append(Row(name, f"L{LAYERS} d{WIDTH} V{VOCABULARY} N{PROMPT + NEW} b{BLOCK}", middle(steps), None, None))
+    for cache, name, new in (("none", "no cache", 2 * BLOCK), ("dual", "dual", NEW)):
+        steps = [x for _ in range(repeats) for x in time_ours(model, PROMPT + NEW - new, new, BLOCK, K, cache, 0.0)[1]]
+        rows.append(Row(f"step, {name}, T=0, bf16", SHAPE, middle(steps), None, None))
     return rows
 
 
@@ -228,7 +211,7 @@ def main(
     if as_json:
         record = [{**asdict(r), "speedup": r.speedup, "over_floor": r.over_floor} for r in rows]
         shown = {"rows": record, "outside_model_percent": shares, "bundled": end_to_end}
-        print(json.dumps({**shown, "refresh": [asdict(r) for r in refreshed]}))
+        print(json.dumps({**shown, "refresh": refreshed}))
     else:
         for lines in sections.values():
             print(*lines, sep="\n")

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -71,6 +72,8 @@ VARIANTS = {
     ),
 }
 NEEDED = {"adablock": "adablock:delimiters=1/2/3"}
+#: Timed; ``finish``, the last of a step, has a method of its own.
+ROLES = ("query", "block_length", "rescore", "decide")
 SMALL_VOCABULARY = 512
 #: Prompts that the steps are spread over; each has an opening.
 RUNS = 4
@@ -141,7 +144,8 @@ class Stopwatch:
         self.steps: list[tuple[int, bool, float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
+        found = getattr(self._policy, name)
+        return partial(self._time, found) if name in ROLES else found
 
     def _time(self, role: Callable[..., Any], *given: Any) -> Any:
         times, out = [], None
@@ -152,22 +156,6 @@ class Stopwatch:
             out = said if out is None else out
         self._spent = [self._spent[0] + min(times), self._spent[1] + times[0]]
         return out
-
-    def query(self, *given: Any) -> Any:
-        """Timed."""
-        return self._time(self._policy.query, *given)
-
-    def block_length(self, *given: Any) -> Any:
-        """Timed."""
-        return self._time(self._policy.block_length, *given)
-
-    def rescore(self, *given: Any) -> Any:
-        """Timed."""
-        return self._time(self._policy.rescore, *given)
-
-    def decide(self, *given: Any) -> Any:
-        """Timed."""
-        return self._time(self._policy.decide, *given)
 
     def finish(self, view: Any, *given: Any) -> Any:
         """Timed; the last role of a step."""

@@ -31,6 +31,10 @@ class DecoderConfig(PreTrainedConfig):
     sparse: ClassVar[bool] = False
 
     rope_theta: float = 10000.0
+    mask_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Read the rotary settings under their old and their transformers 5 names.
@@ -142,3 +146,17 @@ class DecoderConfig(PreTrainedConfig):
                 f"this {kind} config sends each token to {self.num_experts_per_tok} of {self.num_experts} experts; "
                 "give num_experts_per_tok from 1 to num_experts."
             )
+
+
+class QwenConfig(DecoderConfig):
+    """What the families with Qwen's field names share; as many KV heads as heads, where none are named."""
+
+    hidden_act: str = "silu"
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill what follows from other fields."""
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        super().__post_init__(**kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from dllm_decode.models.config import DecoderConfig
+from dllm_decode.models.config import QwenConfig
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.layers import BlockNames
 
@@ -24,7 +24,7 @@ QWEN_NAMES = BlockNames(
 )
 
 
-class DreamConfig(DecoderConfig):
+class DreamConfig(QwenConfig):
     """config.json of Dream-7B; the defaults are those of its original config class."""
 
     model_type = "Dream"
@@ -42,21 +42,8 @@ class DreamConfig(DecoderConfig):
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
     num_key_value_heads: int | None = 32
-    hidden_act: str = "silu"
     max_position_embeddings: int = 32768
-    initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = False
-    mask_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill what follows from other fields."""
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        super().__post_init__(**kwargs)
 
 
 class Dream(BidirectionalLM):

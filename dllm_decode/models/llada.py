@@ -60,10 +60,6 @@ class LLaDAConfig(DecoderConfig):
     weight_tying: bool = False
     init_std: float = 0.02
     block_size: int | None = None
-    mask_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill what follows from other fields."""

@@ -66,10 +66,6 @@ class LLaDA2Config(DecoderConfig):
     rms_norm_eps: float = 1e-6
     rope_theta: float = 600000.0
     tie_word_embeddings: bool = False
-    mask_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
 
     @property
     def rotary_dim(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from dllm_decode.errors import ConfigError
-from dllm_decode.models.config import DecoderConfig
+from dllm_decode.models.config import QwenConfig
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.dream import QWEN_NAMES
 from dllm_decode.models.layers import Block
@@ -16,7 +16,7 @@ from dllm_decode.models.moe import Experts, Mixture, Router, stack_experts
 from dllm_decode.models.sdar import QWEN3_NAMES
 
 
-class LLaDAMoEConfig(DecoderConfig):
+class LLaDAMoEConfig(QwenConfig):
     """config.json of LLaDA-MoE; its model_type is LLaDA's, only the architecture tells them apart.
 
     Fields that the original code reads but never uses (partial_rotary_factor, norm_topk_prob, routed_scaling_factor,
@@ -50,22 +50,9 @@ class LLaDAMoEConfig(DecoderConfig):
     num_experts_per_tok: int | None = None
     moe_layer_freq: list[int] | int = 1
     qk_layernorm: bool = True
-    hidden_act: str = "silu"
     max_position_embeddings: int = 8192
-    initializer_range: float = 0.02
     rms_norm_eps: float = 1e-5
     rope_theta: float = 50000.0
-    tie_word_embeddings: bool = False
-    mask_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill what follows from other fields."""
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        super().__post_init__(**kwargs)
 
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer is a mixture."""

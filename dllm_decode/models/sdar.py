@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from dllm_decode.models.config import DecoderConfig
+from dllm_decode.models.config import QwenConfig
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.dream import QWEN_NAMES
 from dllm_decode.models.layers import Block
@@ -16,7 +16,7 @@ from dllm_decode.models.moe import Experts, Mixture, Router, stack_experts
 QWEN3_NAMES = replace(QWEN_NAMES, qk_norm=("self_attn.q_norm", "self_attn.k_norm"))
 
 
-class SDARConfig(DecoderConfig):
+class SDARConfig(QwenConfig):
     """config.json of SDAR-8B-Chat; a file that names no block is of the blocks of 4 that were published first."""
 
     model_type = "sdar"
@@ -40,22 +40,9 @@ class SDARConfig(DecoderConfig):
     num_key_value_heads: int | None = 8
     head_dim: int = 128
     block_size: int | None = 4
-    hidden_act: str = "silu"
     max_position_embeddings: int = 32768
-    initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1000000.0
-    tie_word_embeddings: bool = False
-    mask_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill what follows from other fields."""
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        super().__post_init__(**kwargs)
 
     @property
     def attention_block(self) -> int | None:

@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 from dllm_decode.engine.cost import Machine
 from dllm_decode.models import load_model
 from scripts import bench_decode
-from scripts.bench import bundled, refresh
-from scripts.bench.bundled import bundled_rows
+from scripts.bench import bundled
+from scripts.bench.bundled import Workload, bundled_rows, refresh_rows, refresh_table
 from scripts.bench.grow import NAME, Sizes, draw_growth, growth_table, measure_growth, peak_growth
-from scripts.bench.refresh import Workload, refresh_rows, refresh_table
 from scripts.docs_page import put
 
 MACHINE = Machine(1e11, 1e10)
@@ -27,14 +26,16 @@ def test_refresh_settings_differ_in_what_openings_cost():
     model = load_model("tiny")
     loads = (Workload("json", "kv_json", 4), Workload("whole", "copy", 8, canvas=24, early_stop=False))
     rows = refresh_rows(5, model, loads, ((1, 0), (2, 0), ("window", 0), ("window", 8)))
-    assert [(r.refresh, r.window) for r in rows] == 2 * [(1, 0), (2, 0), ("window", 0), ("window", 8)]
+    assert [(r["refresh"], r["window"]) for r in rows] == 2 * [(1, 0), (2, 0), ("window", 0), ("window", 8)]
     for always, second, never, wide in (rows[:4], rows[4:]):
-        assert always.full == always.openings and always.difference == 0 and always.speedup == 1
-        assert never.full < second.full < always.full
-        assert never.tokens < second.tokens < always.tokens and never.tokens < wide.tokens
-        assert all(r.opening_tokens >= r.openings for r in (always, second, never, wide))
-        assert all(0 <= r.low <= r.accuracy <= r.high <= 1 and r.n == 5 for r in (always, second, never, wide))
-    assert rows[4].nfe >= 3  # without early stop every block is opened
+        assert always["full"] == always["openings"] and always["difference"] == 0 and always["speedup"] == 1
+        assert never["full"] < second["full"] < always["full"]
+        assert never["tokens"] < second["tokens"] < always["tokens"] and never["tokens"] < wide["tokens"]
+        assert all(r["opening_tokens"] >= r["openings"] for r in (always, second, never, wide))
+        assert all(
+            0 <= r["low"] <= r["accuracy"] <= r["high"] <= 1 and r["n"] == 5 for r in (always, second, never, wide)
+        )
+    assert rows[4]["nfe"] >= 3  # without early stop every block is opened
     lines = refresh_table(rows)
     assert len(lines) == 2 + len(rows) and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| json | 1 | - |") and lines[6].startswith("| whole | 1 | - |")
@@ -94,7 +95,7 @@ def run(*arguments: str):
 
 
 def test_sections_are_written_between_their_markers(tmp_path, monkeypatch):
-    monkeypatch.setattr(refresh, "WORKLOADS", (Workload("json", "kv_json", 8),))
+    monkeypatch.setattr(bundled, "WORKLOADS", (Workload("json", "kv_json", 8),))
     monkeypatch.setattr(bench_decode, "machine_rates", lambda _: MACHINE)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- refresh: begin -->\nold\n<!-- refresh: end -->\nafter\n")
