@@ -113,9 +113,9 @@ class Pool:
             self._due[place] = self.ticks
         return places
 
-    def leave(self, place: int) -> Outcome:
-        """Take a row away before it has ended; its place is free at once."""
-        return self._collect(place)
+    def leave(self, place: int, error: Exception | None = None) -> Outcome:
+        """Take a row away before it has ended (``error``: why); its place is free at once."""
+        return self._collect(place, error)
 
     def tick(self, budget: int | None = None, alone: bool = True) -> list[Outcome]:
         """Forward the rows that are due, once each at most.
