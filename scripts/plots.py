@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_decode.errors import DllmError
-from dllm_decode.lab.page import asset
 from dllm_decode.lab.pictures import EDGES, PROGRESS_BINS, Pictures, draw_pictures, representatives
 from dllm_decode.lab.problems import is_oracle
 from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
+from dllm_decode.viewing.page import asset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

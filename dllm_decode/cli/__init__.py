@@ -24,6 +24,7 @@ from dllm_decode.cli.lm_eval import SETTINGS, lm_eval
 from dllm_decode.cli.models import models
 from dllm_decode.cli.policies import policies
 from dllm_decode.cli.replay import replay
+from dllm_decode.cli.serve import serve
 from dllm_decode.cli.train_filter import train_filter
 from dllm_decode.cli.tune import tune
 from dllm_decode.cli.view import view
@@ -79,7 +80,7 @@ def _options(
     pass
 
 
-for command in (generate, evaluate, compare, tune, train_filter, policies, models, replay, view, demo):
+for command in (generate, evaluate, compare, tune, train_filter, policies, models, replay, view, demo, serve):
     app.command()(command)
 app.add_typer(batch, name="batch")
 app.command("lm-eval", context_settings=SETTINGS)(lm_eval)

@@ -24,7 +24,7 @@ def view(
 ) -> None:
     """Make one HTML page that replays a trace in any browser, forward by forward, without a network."""
     from dllm_decode.engine.trace import load_traces
-    from dllm_decode.lab.viewer import build_viewer, token_pieces
+    from dllm_decode.viewing.viewer import build_viewer, token_pieces
 
     traces = load_traces(file)
     if row is not None and not 0 <= row < len(traces):

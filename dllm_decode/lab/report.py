@@ -10,13 +10,13 @@ from typing import Any
 
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.columns import percent
-from dllm_decode.lab.page import build_page, json_block, packed_block
 from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.report_data import ReportData
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
 from dllm_decode.lab.tables import facts, left_out
-from dllm_decode.lab.viewer import SCRIPTS, write_page
+from dllm_decode.viewing.page import build_page, json_block, packed_block
+from dllm_decode.viewing.viewer import SCRIPTS, write_page
 
 MAX_BYTES = 10_000_000
 MARGIN = 4000  # bytes for a longer footer and the replays' elements

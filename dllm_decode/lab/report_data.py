@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dllm_decode.lab.columns import COLUMNS, INTERVALS, PAIRED
-from dllm_decode.lab.page import pack
 from dllm_decode.lab.pictures import EDGES, draw_pictures, representatives
 from dllm_decode.lab.problems import is_oracle
 from dllm_decode.lab.records import Record
 from dllm_decode.lab.summary import ALL
-from dllm_decode.lab.viewer import pack_record, shown_pieces
+from dllm_decode.viewing.page import pack
+from dllm_decode.viewing.viewer import pack_record, shown_pieces
 
 EVERY = -1  # the number of the pseudo-task that pools all tasks
 

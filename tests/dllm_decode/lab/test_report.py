@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dllm_decode.errors import DllmError
-from dllm_decode.lab.page import build_page, json_block, pack
 from dllm_decode.lab.report import MARGIN, lede, write_report
 from dllm_decode.lab.summary import summarise_folder, write_summary
+from dllm_decode.viewing.page import build_page, json_block, pack
 from tests.dllm_decode.lab.lab_records import HOSTILE, MASK, PIECES, write_run
 
 POLICIES = ("threshold:threshold=0.6", "threshold:threshold=0.9", "topk:k=4")
@@ -194,7 +194,7 @@ def test_data_blocks_are_safe_and_exact():
 
 
 def test_a_script_that_html_would_cut_is_refused(monkeypatch):
-    monkeypatch.setattr("dllm_decode.lab.page.asset", lambda name: "x = '</SCRIPT>';")
+    monkeypatch.setattr("dllm_decode.viewing.page.asset", lambda name: "x = '</SCRIPT>';")
     with pytest.raises(ValueError, match="cut short"):
         build_page("view.html", {"title": ""}, [], ["base.js"])
 

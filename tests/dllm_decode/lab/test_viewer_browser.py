@@ -11,7 +11,7 @@ import pytest
 from dllm_decode.engine.trace import Trace, TraceStep
 from dllm_decode.lab.report import write_report
 from dllm_decode.lab.summary import summarise_folder, write_summary
-from dllm_decode.lab.viewer import write_viewer
+from dllm_decode.viewing.viewer import write_viewer
 from tests.dllm_decode.lab.browser import Browser, find_browser
 from tests.dllm_decode.lab.lab_records import HOSTILE, MASK, PIECES, canvas_after, write_run
 

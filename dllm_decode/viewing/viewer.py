@@ -9,8 +9,8 @@ from typing import Any
 
 from dllm_decode.engine.trace import Trace, TraceError
 from dllm_decode.errors import DllmError
-from dllm_decode.lab.page import build_page, json_block, pack, packed_block
 from dllm_decode.viewing.glyphs import visible
+from dllm_decode.viewing.page import build_page, json_block, pack, packed_block
 
 SCRIPTS = ("base.js", "viewer.js")
 

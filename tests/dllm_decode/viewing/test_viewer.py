@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dllm_decode.cli import main
 from dllm_decode.engine.trace import Trace, TraceError, TraceStep, save_traces
 from dllm_decode.errors import DllmError
-from dllm_decode.lab.viewer import build_viewer, pack_record, pack_trace, write_viewer
+from dllm_decode.viewing.viewer import build_viewer, pack_record, pack_trace, write_viewer
 from tests.dllm_decode.lab.lab_records import HOSTILE
 from tests.dllm_decode.lab.test_report import Page, unpack
 
@@ -162,5 +162,5 @@ def test_nothing_to_show():
 
 
 def test_it_needs_no_torch():
-    code = "import sys, dllm_decode.cli.view, dllm_decode.lab.viewer; sys.exit('torch' in sys.modules)"
+    code = "import sys, dllm_decode.cli.view, dllm_decode.viewing.viewer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

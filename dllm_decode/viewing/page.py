@@ -17,7 +17,7 @@ _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 def asset(name: str) -> str:
     """The text of a file in ``assets``."""
-    return files("dllm_decode.lab").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("dllm_decode.viewing").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def json_block(name: str, value: Any) -> str:
@@ -41,7 +41,9 @@ def compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def build_page(template: str, texts: Mapping[str, str], blocks: Sequence[str], scripts: Sequence[str]) -> str:
+def build_page(
+    template: str, texts: Mapping[str, str], blocks: Sequence[str], scripts: Sequence[str], connects: bool = False
+) -> str:
     """One HTML document.
 
     Args:
@@ -50,6 +52,7 @@ def build_page(template: str, texts: Mapping[str, str], blocks: Sequence[str], s
             are.
         blocks: data elements, see :func:`json_block` and :func:`packed_block`.
         scripts: assets that make up the page's one script, in order.
+        connects: its script may ask the server that the page comes from.
 
     Returns:
         The document. Its content security policy allows this one script, by its hash, and no network.
@@ -62,7 +65,7 @@ def build_page(template: str, texts: Mapping[str, str], blocks: Sequence[str], s
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    ) + ("; connect-src 'self'" if connects else "")
     # The data goes around the template, never through it: nothing in a prompt is taken for a placeholder.
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
