@@ -10,7 +10,7 @@ from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.cost import Shape, estimate_memory
 from dllm_decode.engine.request import Request
 from dllm_decode.interface.model import DenoisingModel
-from samplers.contract import tensors_of
+from samplers import map_rows
 
 
 def pool_bytes(model: DenoisingModel, like: Request, places: int, slots: int, cells: int, budget: int) -> int:
@@ -38,7 +38,14 @@ def memory_bytes(model: DenoisingModel, like: Request, cells: int) -> int:
     """Bytes of the policy's memory per row; found by beginning one row."""
     rows = Rows.begin([[model.mask_id] * cells], [0], model.mask_id, model.pad_id, torch.device("cpu"))
     view = rows.view(cells, model.mask_id, model.eos_ids, (torch.Generator(),))
-    return sum(tensor.nbytes for tensor in tensors_of(like.policy.begin(view)))
+    sizes: list[int] = []
+
+    def weigh(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    map_rows(like.policy.begin(view), weigh)
+    return sum(sizes)
 
 
 def free_bytes(device: torch.device) -> int | None:

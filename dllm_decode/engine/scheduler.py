@@ -178,7 +178,7 @@ class Scheduler:
                 if ticket.deadline is None or now < ticket.deadline:
                     continue
                 error = DeadlinePassed("the deadline has passed; give it more time, or ask for fewer tokens.")
-                outcome = Outcome(ticket.request, [], [], 0, 0, 0, 0, 0, None, error)
+                outcome = Outcome(ticket.request, [], [], 0, 0, 0, 0, 0, error=error)
                 if ticket.place is not None and lane.pool is not None:
                     del lane.live[ticket.place]
                     outcome = lane.pool.leave(ticket.place, error)

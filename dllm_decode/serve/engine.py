@@ -175,7 +175,7 @@ class Engine:
         for ticket in list(self.scheduler.tickets()):
             self.scheduler.cancel(ticket)
             if ticket.request.on_done is not None:
-                ticket.request.on_done(Outcome(ticket.request, [], [], 0, 0, 0, 0, 0, None, error))
+                ticket.request.on_done(Outcome(ticket.request, [], [], 0, 0, 0, 0, 0, error=error))
 
 
 def engine_of(model: DenoisingModel, limits: Limits, **options: Any) -> Engine:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dllm_decode.config import CACHES
 from dllm_decode.serve.errors import ApiError, bad, unsupported
 
 COMMON = (
@@ -119,7 +120,7 @@ def read_ask(body: Any, chat: bool, *, names: tuple[str, ...], most_stops: int, 
         max_tokens=tokens,
         settings={name: value for name, value in settings.items() if value is not None},
         policy=_take(own, "policy", lambda v: isinstance(v, str), "a text such as 'threshold'", "dllm.policy"),
-        cache=_take(own, "cache", lambda v: v in ("none", "prefix", "dual"), "none, prefix or dual", "dllm.cache"),
+        cache=_take(own, "cache", lambda v: v in CACHES, f"one of {', '.join(CACHES)}", "dllm.cache"),
         stop=_stops(body, most_stops),
         n=n or 1,
         seed=_whole(body, "seed", 0, most=2**63 - 1),

@@ -1,0 +1,93 @@
+"""A server in a process of its own that is told to leave, once and twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scripts.serving.client import Answer, ask
+from scripts.serving.host import free_port
+
+LONG = {
+    "prompt": "copy: a b c",
+    "max_tokens": 450,
+    "dllm": {"policy": "topk:k=1", "cache": "none", "block_length": 450},
+}
+
+
+@contextmanager
+def process(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """``dllm-decode serve`` on a port, killed if it does not leave."""
+    command = [sys.executable, "-m", "dllm_decode", "serve", "--port", str(port), "--places", "4"]
+    found = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield found
+    finally:
+        found.kill()
+        found.wait()
+
+
+async def ready(port: int) -> None:
+    """Wait until the server answers."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        try:
+            if (await ask(port, {"prompt": "copy: a", "max_tokens": 4})).status == 200:
+                return
+        except (ConnectionError, OSError):
+            pass
+        await asyncio.sleep(0.2)
+    raise RuntimeError("the server did not come up")
+
+
+async def _gone(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    until = time.monotonic() + seconds
+    while child.poll() is None and time.monotonic() < until:
+        await asyncio.sleep(0.05)
+    return child.poll()
+
+
+async def once() -> list[str]:
+    """Admitted requests end with 200, new ones get 503, exit code 0."""
+    port, wrong = free_port(), []
+    with process(port) as child:
+        await ready(port)
+        tasks = [asyncio.ensure_future(ask(port, {**LONG, "stream": i % 2 == 0})) for i in range(4)]
+        await asyncio.sleep(0.5)
+        child.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        late = await ask(port, {"prompt": "copy: a"})
+        if late.status != 503 or not late.retry_after:
+            wrong.append(f"a late request got {late.status}")
+        for answer in await asyncio.gather(*tasks):
+            if answer.status != 200 or answer.last.get("finish_reason") not in ("stop", "length"):
+                wrong.append(f"an admitted request got {answer.status} {answer.text[-200:]}")
+        code = await _gone(child, 20)
+        if code != 0:
+            wrong.append(f"exit code {code}")
+    return wrong
+
+
+async def twice() -> list[str]:
+    """A second SIGTERM ends at once, with error events in the streams."""
+    port, wrong = free_port(), []
+    with process(port) as child:
+        await ready(port)
+        tasks = [asyncio.ensure_future(ask(port, {**LONG, "stream": i % 2 == 0})) for i in range(8)]
+        await asyncio.sleep(0.5)
+        child.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        child.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        code = await _gone(child, 10)
+        if code != 0 or time.monotonic() - began > 5:
+            wrong.append(f"exit code {code} after {time.monotonic() - began:.1f} s")
+        for answer in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(answer, Answer) and not answer.ended and "error" not in answer.text and answer.status != 200:
+                wrong.append(f"a request ended without a word: {answer.status}")
+    return wrong
