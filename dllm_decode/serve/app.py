@@ -17,9 +17,10 @@ from starlette.routing import Route
 
 from dllm_decode import __version__
 from dllm_decode.serve.errors import ApiError, bad, of_exception
+from dllm_decode.serve.job import Job
 from dllm_decode.serve.page import build_playground, standalone
 from dllm_decode.serve.protocol import read_ask
-from dllm_decode.serve.service import Job, Service
+from dllm_decode.serve.service import Service
 from dllm_decode.serve.stream import stream
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from samplers import spell
 
 if TYPE_CHECKING:
     from dllm_decode.serve.engine import Engine
-    from dllm_decode.serve.service import Job
+    from dllm_decode.serve.job import Job
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 

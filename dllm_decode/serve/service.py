@@ -9,13 +9,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.engine.sampler import DiffusionSampler
-from dllm_decode.engine.scheduler import DeadlinePassed, Ticket
+from dllm_decode.engine.scheduler import DeadlinePassed
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.text import TextCodec
@@ -23,6 +22,7 @@ from dllm_decode.serve.answers import Reader, facts, usage
 from dllm_decode.serve.channel import Channel
 from dllm_decode.serve.engine import Engine
 from dllm_decode.serve.errors import ApiError, bad, of_exception
+from dllm_decode.serve.job import Job
 from dllm_decode.serve.metrics import Metrics
 from dllm_decode.serve.prompts import UserText, check_ids
 from dllm_decode.serve.protocol import Ask
@@ -31,27 +31,6 @@ from samplers import PolicyError
 
 log = logging.getLogger(__name__)
 SAMPLERS = 64
-
-
-@dataclass(eq=False)
-class Job:
-    """An ask that the engine has taken.
-
-    Attributes:
-        ask: what was asked. ``requests``, ``tickets``: its rows. ``channel``: what they say.
-        reader: makes texts. ``seed``: of all rows. ``prompt_tokens``: of all prompts. ``came``: seconds.
-    """
-
-    ask: Ask
-    requests: list[Request]
-    tickets: list[Ticket]
-    channel: Channel
-    reader: Reader
-    seed: int
-    prompt_tokens: int
-    came: float
-    id: str
-    created: int
 
 
 class Service:

@@ -8,7 +8,8 @@ from typing import Any
 
 from dllm_decode.serve.answers import draft, event_of, usage
 from dllm_decode.serve.errors import ApiError
-from dllm_decode.serve.service import Job, Service
+from dllm_decode.serve.job import Job
+from dllm_decode.serve.service import Service
 
 log = logging.getLogger(__name__)
 KEEP_ALIVE = 15.0  #: seconds of silence after which a stream says that it lives

@@ -108,10 +108,10 @@ class Browser:
         line, _, self._buffer = self._buffer.partition(b"\0")
         return dict(json.loads(line))
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Load a local page and wait until its script says that it is ready."""
+    def open(self, path: Path | str, fragment: str = "") -> None:
+        """Load a local page, or an address, and wait until its script says that it is ready."""
         self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=path.resolve().as_uri() + fragment)
+        self.call("Page.navigate", url=(path if isinstance(path, str) else path.resolve().as_uri()) + fragment)
         self.wait("document.documentElement?.dataset.ready === 'yes'")
 
     def run(self, expression: str) -> Any:
