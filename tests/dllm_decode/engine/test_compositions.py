@@ -33,6 +33,8 @@ ARGUMENTS = {
     "topk": "k=2",
     "threshold": "threshold=0.4",
     "factor": "factor=1.9",
+    "blockquota": "steps=2,threshold=0.4",
+    "jointthreshold": "threshold=0.4,edit_threshold=0.3,max_post_steps=3",
     "frechet": "margin=-0.5",
     "entropybound": "gamma=1.5",
     "entropythreshold": "threshold=2.0",
