@@ -109,9 +109,11 @@
 
   function finish(lane, choice, text, spent, first) {
     const own = choice.dllm, content = own.replay.v.length ? text : "";
-    const tokens = own.canvas_tokens, root = h("div", {});
+    const cells = canvasAt(unpackReplay(own.replay, own.mask_id), own.replay.k.length, own.mask_id).tokens;
+    const end = cells.findIndex((token) => own.eos_ids.includes(token)), tokens = end < 0 ? cells.length : end;
+    const root = h("div", {});
     const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
-    fill(lane.body, h("dl", { class: "facts" }, figure("forwards", own.nfe), figure("cells per forward", (tokens / Math.max(1, own.nfe)).toFixed(2)),
+    fill(lane.body, h("dl", { class: "facts" }, figure("forwards", own.nfe), figure("tokens per forward", (tokens / Math.max(1, own.nfe)).toFixed(2)),
       figure("ms", Math.round(spent)), figure("ms to first text", first === null ? "–" : Math.round(first)), figure("ended by", choice.finish_reason)),
     h("p", { class: "text answer", dir: "auto" }, content), root,
     h("div", { class: "bar" }, h("button", { type: "button", class: "trace", onclick: () => save("trace.jsonl", own.trace.map((line) => JSON.stringify(line)).join("\n") + "\n", "application/jsonl") }, "Trace"),
