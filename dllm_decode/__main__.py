@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from dllm_decode.cli import main
+from dllm_decode.cli import start
 
-sys.exit(main())
+sys.exit(start())

@@ -110,12 +110,16 @@ class GenerationConfig:
         value = getattr(self, name)
         if value is None and optional:
             return
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not least <= value < (2**63 if name == "seed" else 2**31)
+        ):
             other = f", or {or_else}" if optional or or_else != "None" else ""
             self._refuse(name, f"a whole number from {least} up{other}")
 
     def _refuse(self, name: str, allowed: str) -> None:
-        raise GenerationConfigError(f"{name} is {getattr(self, name)!r}; give {allowed}.")
+        raise GenerationConfigError(f"{name} is {getattr(self, name)!r:.80}; give {allowed}.")
 
     def replace(self, **changes: Any) -> GenerationConfig:
         """A copy with some settings changed; unknown names raise with a suggestion."""

@@ -15,8 +15,16 @@ class LoadError(DllmError):
     """A model could not be loaded from where it was said to be."""
 
 
-class NotFiniteError(DllmError):
+class RunFailedError(DllmError):
+    """What was asked for was fine, but the run has failed: exit code 1 instead of 2."""
+
+
+class NotFiniteError(RunFailedError):
     """A model's scores are no numbers: found in a forward, which ends the run."""
+
+
+class WriteError(RunFailedError):
+    """A file could not be written."""
 
 
 class CacheError(DllmError):

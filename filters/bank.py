@@ -95,13 +95,21 @@ class LearnedFilter:
         card_path = path.with_suffix(".json")
         try:
             network = FilterNetwork.of(load_file(path))
-            card = json.loads(card_path.read_text(encoding="utf-8")) if card_path.exists() else {}
+            card = json.loads(card_path.read_text(encoding="utf-8")) if card_path.exists() else None
+            if card is not None and not (isinstance(card, dict) and card):
+                raise ValueError("the card is empty, or no object")
+            card = card or {}
             taken = {name: card.pop(name) for name in ("model", "threshold", "feature") if name in card}
             width = card.pop("block_length", network.width)
-        except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, AttributeError) as error:
+        except (SafetensorError, OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise FilterError(
                 f"{str(path)!r} (or its card) is no filter ({type(error).__name__}); give a file made by train-filter."
             ) from error
+        threshold = taken.get("threshold", 0.5)
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+            raise FilterError(f"{card_path} says threshold={threshold!r:.40}; it must be a number from 0 to 1.")
+        if not isinstance(taken.get("model", ""), str):
+            raise FilterError(f"{card_path} says model={taken['model']!r:.40}; it must be a name.")
         if width != network.width:
             raise FilterError(f"{card_path} says {width} cells, but the weights have {network.width}; one is damaged.")
         if taken.get("feature", FEATURES[0]) not in FEATURES:
@@ -144,7 +152,10 @@ class FilterBank:
                 f"no filter for model {model!r} takes blocks of {block_length} cells (there are: {known}); "
                 "train one with train-filter, or give filter=FILE."
             )
-        return _load(self.folder / f"{file_stem(model, wide[0])}.safetensors")
+        path = self.folder / f"{file_stem(model, wide[0])}.safetensors"
+        if not path.with_suffix(".json").exists():
+            raise FilterError(f"filter {str(path)!r} has lost its card (.json); train it again, or give filter=FILE.")
+        return _load(path)
 
     def add(self, learned: LearnedFilter) -> Path:
         """Save a filter under its model's name and width."""

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
+import math
 import re
 import types
 import typing
@@ -249,9 +250,11 @@ def _coerce(text: str, hint: Any, what: str, trusted: bool = True) -> Any:
             return tuple(_coerce(piece, inner, what) for piece in text.split("/") if piece)
         if option in (int, float):
             try:
-                return option(text)
+                number = option(text)
             except ValueError:
                 continue
+            if abs(number) < 2**53 or not abs(number) < math.inf:
+                return number
         if option is str:
             return _unescape(text)
         if typing.get_origin(option) is typing.Literal and text in typing.get_args(option):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ("dllm_decode.config", "dllm_decode.errors")
+BASE = ("dllm_decode.config", "dllm_decode.errors", "dllm_decode.files")
 POLICIES = ("samplers", "samplers.contract", "filters")
 MODELS = (
     "dllm_decode.models",
@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "samplers": ("samplers.contract", "filters"),
     "dllm_decode.errors": (),
     "dllm_decode.config": ("dllm_decode.errors",),
+    "dllm_decode.files": ("dllm_decode.errors",),
     "dllm_decode.interface": (*POLICIES, *BASE),
     "dllm_decode.kernels": ("dllm_decode.interface", *BASE),
     "dllm_decode.attention": ("dllm_decode.kernels", "dllm_decode.interface", *BASE),

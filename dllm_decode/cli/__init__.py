@@ -6,7 +6,9 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -28,9 +30,9 @@ from dllm_decode.cli.serve import serve
 from dllm_decode.cli.train_filter import train_filter
 from dllm_decode.cli.tune import tune
 from dllm_decode.cli.view import view
-from dllm_decode.errors import DllmError, NotFiniteError
+from dllm_decode.errors import DllmError, RunFailedError
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 app = typer.Typer(
     name="dllm-decode",
@@ -86,6 +88,15 @@ app.add_typer(batch, name="batch")
 app.command("lm-eval", context_settings=SETTINGS)(lm_eval)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a run as Ctrl-C does, what it has started included."""
+
+
+def _terminated(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -93,16 +104,21 @@ def main(args: Sequence[str] | None = None) -> int:
         args: default ``sys.argv[1:]``.
 
     Returns:
-        The exit code: 0 done, 1 failure, 2 bad usage or input, 130 interrupted.
+        The exit code: 0 done, 1 failure, 2 bad usage or input, 130 interrupted, 143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a mask or a newline sign must not end the run on an ASCII terminal
             stream.reconfigure(errors="replace")
     command = typer.main.get_command(app)
+    own = args is None and threading.current_thread() is threading.main_thread()  # this process is ours alone
+    if own:
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         code = command.main(args=args, prog_name="dllm-decode", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        if own:  # what is left is to end: a second Ctrl-C changes nothing, and shows no traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except Exception as error:
         if os.environ.get("DLLM_DEBUG"):
             traceback.print_exc()
@@ -110,6 +126,14 @@ def main(args: Sequence[str] | None = None) -> int:
         if sentence:
             Console(stderr=True).print(f"dllm-decode: {sentence}", markup=False, highlight=False, soft_wrap=True)
     return code if isinstance(code, int) else DONE
+
+
+def start() -> int:
+    """The program: :func:`main`, and no traceback however often Ctrl-C is pressed while it ends."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -124,7 +148,7 @@ def _explain(error: Exception) -> tuple[int, str]:
         sentence = " ".join(error.format_message().split()).rstrip(".")
         return BAD_INPUT, f"{sentence[:1].lower()}{sentence[1:]}; see {where} --help."
     contract = sys.modules.get("samplers.contract.data")  # never imported here: it brings torch
-    if isinstance(error, NotFiniteError):
+    if isinstance(error, RunFailedError):
         return FAILED, for_shell(str(error))
     if isinstance(error, DllmError) or (contract is not None and isinstance(error, contract.PolicyError)):
         return BAD_INPUT, for_shell(str(error))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 
 if TYPE_CHECKING:
     from dllm_decode.interface.model import DenoisingModel
@@ -133,6 +134,20 @@ Dtype = Annotated[
 ]
 
 
+def named_folder(text: str) -> Path:
+    """A folder's path; an empty one would be the working folder."""
+    if not str(text).strip():
+        raise typer.BadParameter("it is empty; name a folder.")
+    return Path(text)
+
+
+def seconds(value: float) -> float:
+    """A time to rest."""
+    if not 0 <= value <= 3600:
+        raise typer.BadParameter(f"{value} is not from 0 to 3600 seconds.")
+    return value
+
+
 def stdout() -> Console:
     """The console of answers and tables."""
     return Console()
@@ -194,6 +209,8 @@ class OutputFile:
             DllmError: it cannot.
         """
         self.path = path
+        if path == Path():
+            raise DllmError(f"the file for {what} has no name; give one.")
         existed = path.exists()
         try:
             with path.open("a", encoding="utf-8"):
@@ -204,13 +221,12 @@ class OutputFile:
             ) from error
         if not existed:
             path.unlink()
-        self._begun = False
+        self._parts: list[str] = []
 
     def append(self, text: str) -> None:
         """Write more; the first call replaces what the file held."""
-        with self.path.open("a" if self._begun else "w", encoding="utf-8") as file:
-            file.write(text)
-        self._begun = True
+        self._parts.append(text)
+        write_whole(self.path, "".join(self._parts))
 
 
 def read_text(path: str, what: str) -> str:
@@ -219,8 +235,10 @@ def read_text(path: str, what: str) -> str:
     Raises:
         DllmError: missing, unreadable or not UTF-8.
     """
+    if path == "-" and (sys.stdin is None or sys.stdin.closed):
+        raise DllmError("standard input is closed; give PROMPT, -f FILE, or pipe a text in.")
     try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return (sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")).removeprefix("\ufeff")
     except OSError as error:
         raise DllmError(f"cannot read {what} {path!r} ({error.strerror}); give an existing text file.") from error
     except UnicodeDecodeError as error:

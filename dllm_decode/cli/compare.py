@@ -22,6 +22,7 @@ from dllm_decode.cli.common import (
     ModelName,
     Split,
     Temperature,
+    named_folder,
     stderr,
     stdout,
     write_json,
@@ -67,7 +68,12 @@ Processes = Annotated[
     int,
     typer.Option(help="That decode side by side on a CPU; the records are the same.", rich_help_panel=DECODING),
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=OUTPUT)]
+OutFolder = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Folder of the run.", metavar="FOLDER", parser=named_folder, rich_help_panel=OUTPUT
+    ),
+]
 
 
 def compare(

@@ -19,6 +19,7 @@ from dllm_decode.cli.common import (
     check_cache,
     check_policy,
     load,
+    seconds,
     settings_of,
     stdout,
 )
@@ -39,7 +40,7 @@ def demo(
     cache: CacheName = "auto",
     block_length: BlockLength = BLOCK_LENGTH,
     seed: Seed = 0,
-    delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", min=0)] = 0.12,
+    delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", callback=seconds)] = 0.12,
     band: Annotated[
         bool, typer.Option("--band", help="Mark AdaBlock's volatility band: masks neither confident nor hopeless.")
     ] = False,

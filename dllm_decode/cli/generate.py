@@ -28,6 +28,7 @@ from dllm_decode.cli.common import (
     check_cache,
     check_policy,
     load,
+    seconds,
     settings_of,
     stderr,
     stdout,
@@ -138,7 +139,10 @@ def generate(
         ),
     ] = None,
     delay: Annotated[
-        float, typer.Option(help="Seconds to rest after each forward of the live view.", rich_help_panel=OUTPUT, min=0)
+        float,
+        typer.Option(
+            help="Seconds to rest after each forward of the live view.", rich_help_panel=OUTPUT, callback=seconds
+        ),
     ] = 0.0,
     band: Annotated[
         bool,
@@ -213,10 +217,6 @@ def generate(
     busy = note.is_terminal and not watch and len(batches) > 1
     for batch in track(batches, "decoding", console=note, disable=not busy):
         result = _decode(sampler, [prompts[i] for i, _ in batch], batch, chat, watch, out, delay, band)
-        if traces is not None:
-            for one in result.trace:
-                annotate(one, sampler.model)
-            traces.append("".join(line + "\n" for one in result.trace for line in one.to_lines()))
         for row, (index, sample) in enumerate(batch):
             if as_json:
                 drawn = {"sample": sample} if samples > 1 else {}
@@ -227,6 +227,10 @@ def generate(
                 _print(out, _text(sampler, result, row), ", ".join(titles) if out.is_terminal else "")
                 if note.is_terminal and not watch:
                     _print_cost(note, result, row)
+        if traces is not None:
+            for one in result.trace:
+                annotate(one, sampler.model)
+            traces.append("".join(line + "\n" for one in result.trace for line in one.to_lines()))
 
 
 def _decode(

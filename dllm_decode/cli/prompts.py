@@ -8,6 +8,7 @@ from typing import Any
 
 from dllm_decode.cli.common import read_text
 from dllm_decode.errors import DllmError
+from dllm_decode.interface.content import content_text
 
 #: A text, or chat messages.
 Prompt = str | list[dict[str, str]]
@@ -24,7 +25,7 @@ def read_prompts(prompt: str | None, file: str | None) -> list[Prompt]:
     if file is not None:
         return _of_file(file)
     if prompt is None or prompt == "-":
-        if prompt is None and sys.stdin.isatty():
+        if prompt is None and sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
             raise DllmError("no prompt was given; give PROMPT, -f FILE, or pipe a text in.")
         prompt = read_text("-", "standard input").rstrip("\n")
         if not prompt.strip():
@@ -64,4 +65,4 @@ def _of_json(line: str, path: str, number: int) -> Prompt:
 
 def shown(prompt: Prompt) -> str:
     """The prompt as a reader sees it: chat messages by their last content."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content", ""))
+    return prompt if isinstance(prompt, str) else content_text(prompt[-1].get("content", ""))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllm_decode.cli.common import load, stdout
+from dllm_decode.cli.common import load, seconds, stdout
 from dllm_decode.errors import DllmError
 from dllm_decode.viewing.glyphs import Glyphs
 from dllm_decode.viewing.live import LiveView, scale_of
@@ -22,7 +22,7 @@ def replay(
         Path, typer.Argument(help="A file that 'generate --trace' or save_traces wrote.", metavar="TRACE")
     ],
     row: Annotated[int | None, typer.Option(help="Play this row only (from 0). [default: all]")] = None,
-    delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", min=0)] = 0.15,
+    delay: Annotated[float, typer.Option(help="Seconds to rest after each forward.", callback=seconds)] = 0.15,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Whose tokenizer to read the tokens with, if the trace lacks their text."),

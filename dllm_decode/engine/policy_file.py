@@ -10,6 +10,7 @@ from typing import Any
 
 from dllm_decode.config import CACHES, GenerationConfig, GenerationConfigError
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def read_policy_file(path: str | Path) -> PolicyFile:
 def write_policy_file(path: str | Path, contents: PolicyFile) -> None:
     """Write a policy file."""
     text = json.dumps({"version": VERSION, **asdict(contents)}, indent=2)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    write_whole(path, text + "\n")
 
 
 def resolve_policy(text: str) -> PolicyFile:

@@ -20,12 +20,12 @@ def several(prompts: Any) -> list[Prompt]:
         return [prompts]
     if hasattr(prompts, "tolist"):  # ids as a tensor or an array
         prompts = prompts.tolist()
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
         raise DllmError(f"{prompts!r:.80} is no prompt; pass text, chat messages or token ids, one or several.")
     prompts = list(prompts)
     if not prompts:
         raise DllmError("no prompt was given; pass text, chat messages or token ids.")
-    if isinstance(prompts[0], (int, dict)):
+    if hasattr(prompts[0], "__index__") or isinstance(prompts[0], dict):
         return [prompts]
     return prompts
 
@@ -45,15 +45,15 @@ def lay_out(
                 "pass infill=True to decode it, or remove it."
             )
         offset = masks[0] if masks else len(ids)
-        row = ids + [mask] * config.max_new_tokens
-        if offset == len(row):
+        cells = len(ids) + config.max_new_tokens
+        if offset == cells:
             raise DllmError(f"prompt {number} has nothing to decode; give it masks or max_new_tokens above 0.")
-        if model.max_length is not None and len(row) > model.max_length:
+        if model.max_length is not None and cells > model.max_length:
             raise DllmError(
                 f"prompt {number} has {len(ids)} tokens and {config.max_new_tokens} are to be generated, but "
                 f"{model.name} was made for {model.max_length} in all; shorten one of them."
             )
-        whole.append(row)
+        whole.append(ids + [mask] * config.max_new_tokens)
         offsets.append(offset)
     return whole, offsets
 

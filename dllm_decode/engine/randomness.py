@@ -34,8 +34,8 @@ def places_of(prompts: int, num_samples: int, given: Iterable[int | Place] | Non
     Raises:
         DllmError: not one place per prompt, or something that is no place.
     """
-    if not _whole(num_samples) or num_samples < 1:
-        raise DllmError(f"num_samples is {num_samples!r}; give a whole number from 1 up.")
+    if not _whole(num_samples) or not 1 <= num_samples <= 1_000_000:
+        raise DllmError(f"num_samples is {num_samples!r}; give a whole number from 1 to 1000000.")
     listed = list(range(prompts) if given is None else given)
     if len(listed) != prompts:
         raise DllmError(f"{prompts} prompts were given with {len(listed)} places; give one place per prompt.")

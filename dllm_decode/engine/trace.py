@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 
 
 class TraceError(DllmError):
@@ -88,13 +89,19 @@ class Trace:
 
     def to_lines(self) -> list[str]:
         """JSON lines: a header, then one line per step."""
-        head = {"prompt": self.prompt, "canvas": self.canvas, "mask_id": self.mask_id, "meta": self.meta}
+        head = {
+            "steps": len(self.steps),
+            "prompt": self.prompt,
+            "canvas": self.canvas,
+            "mask_id": self.mask_id,
+            "meta": self.meta,
+        }
         return [json.dumps({"trace": 1, **head}), *(json.dumps(dataclasses.asdict(s)) for s in self.steps)]
 
 
 def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
     """Write traces one after the other as JSON lines."""
-    Path(path).write_text("".join(line + "\n" for trace in traces for line in trace.to_lines()), encoding="utf-8")
+    write_whole(path, "".join(line + "\n" for trace in traces for line in trace.to_lines()))
 
 
 def load_traces(path: str | Path) -> list[Trace]:
@@ -109,18 +116,53 @@ def load_traces(path: str | Path) -> list[Trace]:
         why = error.strerror if isinstance(error, OSError) else "not text"
         raise TraceError(f"cannot read trace {str(path)!r} ({why}); give a file saved with --trace.") from error
     traces: list[Trace] = []
+    counts: list[Any] = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             if "trace" in record:
                 traces.append(Trace(record["prompt"], record["canvas"], record["mask_id"], [], record["meta"]))
+                counts.append(record.get("steps"))
+                _check_header(traces[-1])
             else:
-                traces[-1].steps.append(TraceStep(**record))
-        except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+                step = TraceStep(**record)
+                _check_step(step, len(traces[-1].steps) + 1, len(traces[-1].canvas))
+                traces[-1].steps.append(step)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise TraceError(
                 f"line {number} of {str(path)!r} is not part of a trace ({type(error).__name__}); "
                 "give a file saved with --trace."
             ) from error
     if not traces:
         raise TraceError(f"{str(path)!r} holds no trace; give a file saved with --trace.")
+    for number, (trace, count) in enumerate(zip(traces, counts, strict=True)):
+        whole = trace.mask_id not in trace.replay() if count is None else count == len(trace.steps)
+        if not whole:
+            raise TraceError(f"row {number} of {str(path)!r} is cut off after {len(trace.steps)} steps.")
+        trace.replay()
     return traces
+
+
+def _is_whole(*values: Any) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+
+
+def _check_header(trace: Trace) -> None:
+    """Raise what a damaged line raises."""
+    lists = isinstance(trace.prompt, list) and isinstance(trace.canvas, list)
+    if not lists or not isinstance(trace.meta, dict) or not _is_whole(*trace.prompt, *trace.canvas, trace.mask_id):
+        raise ValueError("a header's fields have the wrong types")
+
+
+def _check_step(step: TraceStep, number: int, cells: int) -> None:
+    """Raise what a damaged line raises."""
+    lists = (step.cells, step.old, step.new, step.confidence, step.filled)
+    numbers = (step.step, step.block, step.start, step.end, step.length, step.rows, step.tokens)
+    if not all(isinstance(x, list) for x in lists) or not _is_whole(*numbers, *step.cells, *step.old, *step.new):
+        raise TypeError("a step's fields have the wrong types")
+    if not all(isinstance(p, (int, float)) for p in step.confidence) or not _is_whole(*step.filled):
+        raise TypeError("a step's fields have the wrong types")
+    if step.step != number or len({len(x) for x in lists[:4]}) != 1 or not 0 <= step.length <= cells:
+        raise ValueError("a step is missing, or damaged")
+    if not 0 <= step.start <= step.end <= cells or not all(0 <= cell < cells for cell in (*step.cells, *step.filled)):
+        raise ValueError("a step writes beside the canvas")

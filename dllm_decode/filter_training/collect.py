@@ -17,6 +17,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.problems import task_names
 from dllm_decode.models import NativeModel
@@ -227,7 +228,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not card.exists():
-            card.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            write_whole(card, json.dumps(about, indent=2) + "\n")
         before = json.loads(card.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DllmError(f"cannot use {str(folder)!r} for records ({error}); give another folder.") from error

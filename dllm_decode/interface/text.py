@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dllm_decode.errors import DllmError
+from dllm_decode.interface.content import content_text
 from samplers.stop_strings import first_stop
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text as it is; names of special tokens in it become those tokens."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DllmError(
+                f"the text holds half a character at position {error.start} ({text[error.start]!r}), as of "
+                "bytes that are not UTF-8; give valid text."
+            ) from error
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -69,12 +78,18 @@ class TextCodec:
         for message in messages:
             if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
                 raise DllmError(f"a chat message must be a mapping with 'role' and 'content', got {message!r}.")
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            chat_template=self.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+            if not isinstance(message["role"], str):
+                raise DllmError(f"a chat message's role is {message['role']!r:.80}; give user, assistant or system.")
+        plain = [{**message, "content": content_text(message["content"])} for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                plain, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program of its own: it may raise anything
+            raise DllmError(
+                f"the chat template cannot write these messages ({type(error).__name__}: {error!s:.120}); change the "
+                "messages or the template, or give plain text (chat=False)."
+            ) from error
         assert isinstance(text, str)
         return text
 
@@ -99,11 +114,11 @@ def token_ids(prompt: Any) -> list[int] | None:
     Raises:
         DllmError: empty, or neither of the two.
     """
-    items = list(prompt) if isinstance(prompt, Sequence) or hasattr(prompt, "tolist") else None
-    if items and hasattr(prompt, "tolist"):
-        items = prompt.tolist()
-    if items and all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-        return items
+    if hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
+    items = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray)) else None
+    if items and all(hasattr(item, "__index__") and not isinstance(item, bool) for item in items):
+        return [operator.index(item) for item in items]
     if items and all(isinstance(item, Mapping) for item in items):
         return None
     raise DllmError(

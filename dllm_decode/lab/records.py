@@ -107,13 +107,34 @@ def _parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
     for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
         try:
             record = json.loads(line)
-            record["key"]
+            check_record(record)
         except (ValueError, KeyError, TypeError) as error:
             raise DllmError(
                 f"line {number} of {str(path)!r} is damaged; remove that line to decode its sample again."
             ) from error
         records.append(record)
     return whole, records
+
+
+_WHOLE = ("template", "sample", "seed", "correct", "strict", "n_prompt", "n_canvas", "n_until_eos", "n_content", "nfe")
+_COSTS = ("full_forwards", "rows_forwarded", "tokens_forwarded", "nfe_content", "revokes")
+_NUMBERS = ("wall_s", "model_s", "policy_s")
+_TEXTS = ("key", "policy", "label", "family", "cache", "task", "prompt", "answer", "expected")
+
+
+def check_record(record: Any) -> None:
+    """Raise KeyError or TypeError unless this is what :func:`facts` and ``compare`` write."""
+    for names, kinds in (((*_WHOLE, *_COSTS), int), (_NUMBERS, (int, float)), (_TEXTS, str)):
+        for name in names:
+            if not isinstance(record[name], kinds):
+                raise TypeError(f"{name} is {record[name]!r:.40}")
+    tokens, steps, blocks = record["tokens"], record["steps"], record["blocks"]
+    if not all(isinstance(token, int) for token in tokens) or len(steps) != len(blocks):
+        raise TypeError("tokens, steps or blocks are damaged")
+    for step in steps:
+        for cell, new, confidence in step:
+            if not isinstance(cell, int) or not isinstance(new, int) or not isinstance(confidence, (int, float)):
+                raise TypeError("a step is damaged")
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:

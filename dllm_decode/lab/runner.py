@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.batch import Batch, job_of, score, static_keys
 from dllm_decode.lab.points import STATIC, Point
@@ -169,6 +170,8 @@ def run(
     runner.check(lenient)
     left_out = [{"label": label, "cache": cache, "why": why} for (label, cache), why in runner.left_out.items()]
     threads = read_setting(folder).get("threads") if (folder / NAME).exists() else None
+    if threads is not None and not (isinstance(threads, int) and threads > 0):
+        raise DllmError(f"{str(folder / NAME)!r} is damaged: threads is {threads!r:.60}; give another folder.")
     threads = threads or max(1, torch.get_num_threads() // processes)
     described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
     keep_setting(folder, {**comparison.to_dict(), **described, "threads": threads, "processes": processes})
@@ -264,4 +267,4 @@ def _write_pieces(folder: Path, model: DenoisingModel, records: Sequence[Record]
     }
     pieces = {str(token): tokenizer.decode([token], skip_special_tokens=False) for token in sorted(ids)}
     text = json.dumps(pieces, ensure_ascii=False, indent=0)
-    (folder / "pieces.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "pieces.json", text + "\n")

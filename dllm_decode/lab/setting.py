@@ -26,6 +26,7 @@ from samplers.registry import suggest
 
 FORMAT = 1
 NAME = "setting.json"
+MOST = 1_000_000
 NOT_COMPARED = ("date", "processes", "machine")
 EGP = Point("egp", "egp", "egp")
 WHOLE_FILE = 2**30  # bytes; of larger weight files only size, beginning and end are hashed
@@ -113,7 +114,9 @@ def plan(
     for name, value, least in (("samples", samples, 1), ("first", first, 0), ("batch_size", batch_size, 1)):
         if not _whole(value, least):
             raise DllmError(f"{name} is {value!r}; give a whole number from {least} up.")
-    if not seeds or not all(_whole(seed, 0) for seed in seeds):
+        if value > MOST:
+            raise DllmError(f"{name} is {value}; give at most {MOST}, which is days of decoding.")
+    if not seeds or not all(_whole(seed, 0) and seed < 2**63 for seed in seeds):
         raise DllmError(f"seeds are {list(seeds)!r}; give whole numbers from 0 up.")
     if templates is not None:
         known = min((TASKS[task].templates for task in named if task in TASKS), default=1)

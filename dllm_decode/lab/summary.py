@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.lab.bounds import empirical_bounds, theory
 from dllm_decode.lab.curves import curve
 from dllm_decode.lab.metrics import arness, figures, sample_of
@@ -105,4 +106,4 @@ def summarise_folder(folder: str | Path) -> dict[str, Any]:
 def write_summary(folder: str | Path, summary: dict[str, Any]) -> None:
     """Write ``summary.json``."""
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-    (Path(folder) / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(Path(folder) / "summary.json", text + "\n")

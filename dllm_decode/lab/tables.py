@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.files import write_whole
 from dllm_decode.lab.columns import BY_KEY, NOTES, number, percent, shown
 from dllm_decode.lab.summary import ALL, write_summary
 
@@ -172,6 +173,6 @@ def write_tables(folder: str | Path, summary: dict[str, Any]) -> list[Path]:
     """Write ``summary.json``, ``summary.csv`` and ``summary.md``."""
     folder = Path(folder)
     write_summary(folder, summary)
-    (folder / "summary.csv").write_text(csv_text(summary), encoding="utf-8")
-    (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
+    write_whole(folder / "summary.csv", csv_text(summary))
+    write_whole(folder / "summary.md", markdown(summary))
     return [folder / f"summary.{kind}" for kind in ("json", "csv", "md")]

@@ -14,6 +14,7 @@ from scipy import stats
 
 from dllm_decode.engine.policy_file import PolicyFile, write_policy_file
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.curves import best_at_loss, pareto
@@ -250,7 +251,7 @@ def _write_report(
         f"## Everything measured on the test split\n\n{table(QUALITY, everywhere)}\n{about(summary['setting'])}\n\n"
         "Details, by task: `test/summary.md`, `test/report.html`.\n"
     )
-    (tuned.folder / REPORT_NAME).write_text(text, encoding="utf-8")
+    write_whole(tuned.folder / REPORT_NAME, text)
     result = {k: v for k, v in asdict(tuned).items() if k != "folder"}
     result["finalists"] = [asdict(scores[label]) for label in finalists]
-    (tuned.folder / RESULT_NAME).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_whole(tuned.folder / RESULT_NAME, json.dumps(result, indent=1) + "\n")

@@ -5,9 +5,12 @@ A batch decodes to the same records wherever that happens, as long as the number
 
 from __future__ import annotations
 
+import multiprocessing
 import multiprocessing.connection
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,7 +32,7 @@ from samplers import Policy, PolicyError, parse_policy
 from samplers.egp import EGP
 
 AHEAD = 4  # batches per process that may be under way: none idles while a long one is waited for
-GRACE = 5.0  # seconds for a process to end by itself
+GRACE = 1.0  # seconds for a process to end by itself
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,8 @@ def _deaths_told() -> Iterator[None]:
 def _serve(connection: Any, threads: int, model: DenoisingModel | None, config: GenerationConfig) -> None:
     """Decode what comes through the pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process at the other end decides when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     decoder = Decoder(model, config)
     try:
@@ -234,6 +239,14 @@ def _serve(connection: Any, threads: int, model: DenoisingModel | None, config: 
             connection.send((ticket, _attempt(decoder.decode, job)))
     except (EOFError, ConnectionError):
         return
+
+
+def _end_with_parent() -> None:
+    """However the other end dies, this process does not decode on: within a batch nobody looks at the pipe."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _attempt(decode: Callable[[Job], Decoded], job: Job) -> Decoded | Failure:

@@ -13,6 +13,10 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.text import TextCodec
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
 class CallableModel(DenoisingModel):
     """A function from token ids `[R, N]` to logits `[R, N, V]`; no cache, and no padding ever reaches the function."""
 
@@ -56,6 +60,16 @@ class CallableModel(DenoisingModel):
             raise DllmError(f"fn must be a function from ids [R, N] to logits [R, N, V], got {fn!r}.")
         if shift not in (0, 1):
             raise DllmError(f"shift must be 0 (output i predicts slot i) or 1 (slot i + 1), got {shift!r}.")
+        if not _is_id(mask_id) or not (pad_id is None or _is_id(pad_id)):
+            raise DllmError(f"mask_id is {mask_id!r} and pad_id {pad_id!r}; give token ids, whole numbers from 0 up.")
+        if not isinstance(eos_ids, Sequence) or isinstance(eos_ids, str) or not all(map(_is_id, eos_ids)):
+            raise DllmError(f"eos_ids is {eos_ids!r:.80}; give a list of token ids, such as (5,).")
+        if vocab_size is not None and (not _is_id(vocab_size) or vocab_size < 2):
+            raise DllmError(f"vocab_size is {vocab_size!r}; give a whole number from 2 up.")
+        try:
+            torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise DllmError(f"device is {device!r:.80}; give cpu or cuda.") from error
         self.fn, self.mask_id, self.shift, self.eos_ids = fn, mask_id, shift, tuple(eos_ids)
         self.pad_id = pad_id if pad_id is not None else (*self.eos_ids, mask_id)[0]
         self.device, self.dtype, self.name = torch.device(device), dtype, name
@@ -69,7 +83,17 @@ class CallableModel(DenoisingModel):
     def vocab_size(self) -> int:  # type: ignore[override]
         """Width V of the logits."""
         if self._vocab_size is None:
-            self._vocab_size = self._call(torch.tensor([[self.mask_id]], device=self.device)).shape[-1]
+            try:
+                width = self._call(torch.tensor([[self.mask_id]], device=self.device)).shape[-1]
+            except IndexError as error:
+                raise DllmError(
+                    f"model {self.name!r} cannot read its mask token {self.mask_id} ({error}); give the right mask_id."
+                ) from error
+            if not all(i < width for i in (self.mask_id, *self.eos_ids)):
+                raise DllmError(
+                    f"mask_id {self.mask_id} and eos_ids {self.eos_ids} must be within the vocabulary, 0..{width - 1}."
+                )
+            self._vocab_size = width
         return self._vocab_size
 
     def _call(self, tokens: Tensor) -> Tensor:

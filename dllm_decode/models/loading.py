@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dllm_decode.attention import BACKENDS
-from dllm_decode.errors import LoadError
+from dllm_decode.errors import ConfigError, LoadError
 from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.families import FAMILIES, family_of
@@ -114,10 +114,13 @@ def _device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         wanted = torch.device(device)
+        if wanted.type == "meta":
+            raise LoadError("device 'meta' computes nothing; use cpu, or cuda where there is one.")
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch built without CUDA
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # Assertion: torch without CUDA
+        why = first_line(error).partition(". ")[0]
         raise LoadError(
-            f"device {str(device)!r} cannot be used here ({first_line(error)}); use cpu, or cuda where there is one."
+            f"device {str(device)!r} cannot be used here ({why:.120}); use cpu, or cuda where there is one."
         ) from error
     return wanted
 
@@ -170,7 +173,9 @@ def _config(folder: Path) -> tuple[type[BidirectionalLM], Any]:
     fields = {name: value for name, value in fields.items() if alias.get(name) not in fields}
     try:
         config = family.config_class.from_dict(fields)  # type: ignore[union-attr]
-    except (TypeError, KeyError, AttributeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers checks fields with errors of its own
         raise LoadError(f"cannot read {folder / 'config.json'} ({first_line(error)}); fetch it again.") from error
     config.check()
     return family, config
@@ -196,9 +201,15 @@ def _ids(*values: int | list[int] | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(item for items in lists for item in items))
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _eos_ids(config: Any, generation: dict[str, Any], tokenizer: TextCodec | None) -> tuple[int, ...]:
     """Ids that end an answer: the checkpoint's own or the family's, and those of the family's stop tokens."""
     listed = _ids(config.eos_token_id, generation.get("eos_token_id"))
+    if not all(_is_id(i) and i < config.embedding_rows for i in listed):
+        raise LoadError(f"eos_token_id is {listed!r:.80}; give ids from 0 to {config.embedding_rows - 1}.")
     if not listed:
         listed = tuple(i for i in config.default_eos_ids if i < config.embedding_rows)
     known = {} if tokenizer is None else tokenizer.tokenizer.get_vocab()
@@ -214,9 +225,9 @@ def _mask_id(folder: Path, config: Any, generation: dict[str, Any], tokenizer: T
         raise LoadError(
             f"{folder / 'config.json'} names no mask_token_id; add the id of the model's mask token to it."
         )
-    if not 0 <= found[0] < config.embedding_rows:
+    if not _is_id(found[0]) or found[0] >= config.embedding_rows:
         raise LoadError(
-            f"{folder / 'config.json'} says mask_token_id={found[0]}, but the vocabulary has ids 0.."
+            f"{folder / 'config.json'} says mask_token_id={found[0]!r:.60}, but the vocabulary has ids 0.."
             f"{config.embedding_rows - 1}; correct it."
         )
     return found[0]

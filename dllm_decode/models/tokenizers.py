@@ -75,7 +75,12 @@ def load_tokenizer(folder: Path, family: str) -> TextCodec | None:
             f"cannot read the tokenizer in {folder} ({_first_line(error)}); fetch its files again."
         ) from error
     if kind is Qwen2Tokenizer:
-        _check_added_tokens(folder, tokenizer)
+        try:
+            _check_added_tokens(folder, tokenizer)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, LoadError):
+                raise
+            raise LoadError(f"{folder / 'tokenizer_config.json'} is damaged; fetch it again.") from error
     template, needed = FALLBACK_TEMPLATES.get(family, (None, ()))
     if tokenizer.chat_template or not set(needed) <= tokenizer.get_vocab().keys():
         template = None

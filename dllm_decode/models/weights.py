@@ -41,6 +41,8 @@ def _shards(folder: Path) -> list[Path]:
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise LoadError(f"{index} has no weight_map; fetch it again.")
+        if not all(isinstance(name, str) for name in weight_map.values()):
+            raise LoadError(f"{index} names no files in its weight_map; fetch it again.")
         shards = [folder / name for name in sorted(set(weight_map.values()))]
     else:
         shards = [folder / "model.safetensors"]
@@ -52,8 +54,6 @@ def _shards(folder: Path) -> list[Path]:
 
 def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> torch.dtype:
     """Compare the shards' headers with the model, without reading weights; return the dtype most of them have."""
-    with torch.device("meta"):
-        expected = stored_shapes({n: tuple(tensor.shape) for n, tensor in family(config).state_dict().items()})
     found: dict[str, tuple[int, ...]] = {}
     dtypes: Counter[str] = Counter()
     for shard in _shards(folder):
@@ -67,6 +67,13 @@ def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> t
             raise LoadError(
                 f"{shard} is truncated or not a safetensors file ({first_line(error)}); fetch it again."
             ) from error
+    if config.num_hidden_layers > len(found):  # before so many are made
+        raise LoadError(
+            f"by {folder / 'config.json'} the model has {config.num_hidden_layers} layers, but the weights hold "
+            f"{len(found)} tensors in all; check that both belong together."
+        )
+    with torch.device("meta"):
+        expected = stored_shapes({n: tuple(tensor.shape) for n, tensor in family(config).state_dict().items()})
     # Old checkpoints stored the rotary tables, which are computed here.
     found = {name: shape for name, shape in found.items() if not name.endswith("rotary_emb.inv_freq")}
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())

@@ -9,6 +9,7 @@ from typing import Any
 
 from dllm_decode.engine.trace import Trace, TraceError
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.viewing.glyphs import visible
 from dllm_decode.viewing.page import build_page, json_block, pack, packed_block
 
@@ -162,7 +163,7 @@ def write_page(page: str, path: str | Path) -> Path:
     """
     path = Path(path)
     try:
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, page)
     except OSError as error:
         raise DllmError(
             f"cannot write {str(path)!r} ({error.strerror}); give a file in an existing folder."

@@ -42,7 +42,7 @@ CONSTRUCTION: list[tuple[dict[str, Any], type[ValueError], str]] = [
         DllmError,
         "unknown cache 'prefx' (did you mean 'prefix'?); use one of none, prefix, dual, block.",
     ),
-    ({"cache": None}, DllmError, "unknown cache None"),
+    ({"cache": 3}, DllmError, "unknown cache 3"),
     (
         {"cache": "dual"},
         DllmError,
