@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -32,6 +31,7 @@ def print_estimate(
 
     from dllm_decode.engine.cost import GIB, Shape, estimate_memory
     from dllm_decode.models import inspect_model
+    from dllm_decode.models.room import free_memory
     from samplers import Composition
 
     settings, width, tokenizer = inspect_model(model, dtype, device)
@@ -53,8 +53,7 @@ def print_estimate(
         config.guidance > 0,
         drafts,
     )
-    on_gpu = device.startswith("cuda") if device is not None else torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    free = free_memory(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))) or 0
     name = str(width).removeprefix("torch.")
     table = Table(title=f"{model}: {rows} rows of up to {slots} tokens, cache {cache}, {name}")
     table.add_column("part")

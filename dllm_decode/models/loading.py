@@ -15,6 +15,7 @@ from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.families import FAMILIES, family_of
 from dllm_decode.models.native import NativeModel
 from dllm_decode.models.packed import pack_linears
+from dllm_decode.models.room import fitting_dtype, free_memory
 from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.models.weights import check_weights, first_line, read_json, read_weights
 
@@ -39,14 +40,14 @@ def load_model(
         name_or_path: a local folder (config.json, safetensors, tokenizer files); "tiny", the bundled model; or a hub
             id "owner/name". The network is used only for a hub id that is not a local folder. No remote code is run.
         dtype: "float32", "bfloat16" or "float16"; None = as stored, except that on a CPU 16-bit weights run in
-            float32, which is exact and on most processors faster.
+            float32, which is exact and on most processors faster (if memory holds that; the log says if not).
         device: such as "cpu" or "cuda:1"; None = "cuda" when there is one, else "cpu".
         attention: backend name, or "auto" for the fastest that serves each forward.
         attention_block: cells of an attention block, if another than the checkpoint names (block-causal models only).
 
     Raises:
-        LoadError: what was asked for is unknown, files are missing, unreadable, truncated or of the wrong shape, or
-            there is no mask id.
+        LoadError: what was asked for is unknown, files are missing, unreadable, truncated or of the wrong shape, there
+            is no mask id, or memory does not hold the weights (found before any is read).
         ConfigError: the config asks for something that is not computed here.
     """
     want_dtype, want_device = _dtype(dtype), _device(device)
@@ -58,9 +59,9 @@ def load_model(
     _check_block(folder, config, attention_block)
     tokenizer = load_tokenizer(folder, FAMILY_NAMES[family])
     mask_id = _mask_id(folder, config, generation, tokenizer)
-    stored = check_weights(folder, family, config)
-    if want_dtype is None:
-        want_dtype = torch.float32 if want_device.type == "cpu" else stored
+    stored, numbers = check_weights(folder, family, config)
+    free = free_memory(want_device)
+    want_dtype = fitting_dtype(str(name_or_path), numbers, want_dtype, stored, want_device, free)
     module = read_weights(folder, family, config, want_dtype)
     try:
         module.to(device=want_device)  # type: ignore[call-arg]
@@ -95,7 +96,7 @@ def inspect_model(
     want_dtype, want_device = _dtype(dtype), _device(device)
     folder = find_folder(name_or_path)
     family, config = _config(folder)
-    stored = check_weights(folder, family, config)
+    stored, _ = check_weights(folder, family, config)
     if want_dtype is None:
         want_dtype = torch.float32 if want_device.type == "cpu" else stored
     return config, want_dtype, load_tokenizer(folder, FAMILY_NAMES[family])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ def _shards(folder: Path) -> list[Path]:
     return shards
 
 
-def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> torch.dtype:
-    """Compare the shards' headers with the model, without reading weights; return the dtype most of them have."""
+def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> tuple[torch.dtype, int]:
+    """Compare the shards' headers with the model, without reading weights: the usual dtype, and how many numbers."""
     found: dict[str, tuple[int, ...]] = {}
     dtypes: Counter[str] = Counter()
     for shard in _shards(folder):
@@ -99,7 +100,7 @@ def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> t
             f"the weights in {folder} are stored as {common}; supported are {', '.join(SAFETENSORS_NAMES)}, so "
             "convert them first."
         )
-    return SAFETENSORS_NAMES[common]
+    return SAFETENSORS_NAMES[common], sum(map(math.prod, found.values()))
 
 
 def read_weights(folder: Path, family: type[BidirectionalLM], config: Any, dtype: torch.dtype) -> BidirectionalLM:
