@@ -88,7 +88,7 @@ class TopK(Policy):
         else:
             write = rank(score, prediction.open) < self.quota(view.block_step, left, at_opening)[:, None]
         write &= prediction.open
-        hold = ~write.any(-1)  # the time schedule lets forwards pass
+        hold = ~write.any(-1) & (left > 0)  # the time schedule lets forwards pass
         if self.spend:
             hold |= view.block_step + 1 < self.steps
         return Decision(write, prediction.token, order=-score, hold=hold), at_opening

@@ -183,8 +183,10 @@ class Batch:
             deltas = deltas_of(group, view, prediction, decision, ~decided.write, ~inside, spent)
         where = group.start.clone(), group.end.clone(), group.block_index.clone()
         group.block_step = group.block_step + 1
-        if policy.revises or decision.hold is not None:  # everything else nets a commit
+        if policy.revises or decision.hold is not None:
             self._count_waits(group, after, ~inside)
+        else:  # it has netted a commit
+            group.fewest, group.waited = after.open.sum(-1), torch.zeros_like(group.waited)
         done = ~after.open.any(-1)
         if decision.hold is not None:
             done &= ~decision.hold

@@ -99,7 +99,7 @@ class ThresholdQuota(Policy):
         write = quota & ((prediction.confidence >= self.threshold) | (places == 0))
         missed = (quota & ~write).sum(-1)
         steps = torch.where(view.block_step + 1 >= steps, steps + missed, steps)
-        hold = (view.block_step + 1 < steps) | ~write.any(-1)
+        hold = (view.block_step + 1 < steps) | (~write.any(-1) & (left > 0))
         return Decision(write, prediction.token, order=-prediction.confidence, hold=hold), (total, steps)
 
 

@@ -83,7 +83,7 @@ def run(name: str, case: Case) -> GenerationResult:
         prompts = [prompts[0] + [fixed.get(i, case["mask_id"]) for i in whole]]
         settings["max_new_tokens"] = 0
     infill = any(case["mask_id"] in prompt for prompt in prompts)
-    config = GenerationConfig(**settings, infill=infill, early_stop=False)
+    config = GenerationConfig(**settings, infill=infill, infill_ends=infill, early_stop=False)
     return DiffusionSampler(model, policy, config=config).generate(prompts)
 
 

@@ -130,7 +130,8 @@ def test_guidance_is_the_formula_on_two_canvases(family: str) -> None:
     """u + (w + 1)(c - u), u with every given token masked, those between the masks too when infilling."""
     model, scale = tiny(family), 0.7
     prompt = [1, 2, MASK, 4, MASK]
-    result = decode(model, TopK(k=9), [prompt], guidance=scale, max_new_tokens=1, infill=True, block_length=None)
+    settings = {"max_new_tokens": 1, "infill": True, "infill_ends": True, "block_length": None}
+    result = decode(model, TopK(k=9), [prompt], guidance=scale, **settings)
     row = torch.tensor([[*prompt, MASK]])
     with torch.no_grad():
         plain, blind = model.module(row).logits[0], model.module(torch.full_like(row, MASK)).logits[0]
