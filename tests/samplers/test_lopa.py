@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dllm_decode.engine.forward import CACHES
 from samplers import Lopa, PolicyError, Prediction, Threshold, View
 from samplers.lopa import Ahead
 from tests.toys import FAMILIES, MASK, commits, decode, scene, tiny
+
+CACHES = ("none", "prefix", "dual")
 
 
 def test_the_first_round_is_the_anchor_alone() -> None:

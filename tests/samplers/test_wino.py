@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm_decode import CallableModel, DiffusionSampler
-from dllm_decode.engine.forward import CACHES
 from samplers import PolicyError, View, Wino
 from samplers.contract.memory import Memory
 from samplers.wino import FIRST, Standing
 from tests.toys import MASK, VOCAB, decode, scene, tiny
+
+CACHES = ("none", "prefix", "dual")
 
 Twins = Literal["block", "lone"]
 

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dllm_decode.engine.forward import CACHES
 from samplers import FreeDave, FreeDavePlus, PolicyError, Setting, parse_policy, spell
 from samplers.freedave.budget import MEMORY, PRIOR, WEIGHT, Budget, linear
 from tests.toys import FAMILIES, MASK, commits, decode, scene, tiny
+
+CACHES = ("none", "prefix", "dual")
 
 
 def seen(tried: list[float], held: list[float]) -> torch.Tensor:
