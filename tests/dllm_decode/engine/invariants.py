@@ -82,10 +82,15 @@ def check_counters(
     assert result.full_forwards[row] + result.block_forwards[row] == result.nfe[row]
     assert result.rows_forwarded[row] == sum(step.rows for step in trace.steps)
     assert result.tokens_forwarded[row] == sum(step.tokens for step in trace.steps)
-    content = sequence.index(EOS) if EOS in sequence else len(sequence)
+    # Given cells count nowhere; an end token ends the text if it was decided, with no given text behind it.
+    given = [token != trace.mask_id for token in trace.canvas[: len(sequence)]]
+    text = max((cell for cell, token in enumerate(sequence) if given[cell] and token != EOS), default=-1)
+    ends = [cell for cell, token in enumerate(sequence) if token == EOS and not given[cell] and cell > text]
+    cells = min(ends, default=len(sequence))
+    content = given[:cells].count(False)
     assert result.content_tokens[row] == content
-    assert result.until_eos_tokens[row] == min(content + 1, len(sequence))
-    assert result.canvas_tokens[row] == len(sequence)
+    assert result.until_eos_tokens[row] == content + bool(ends)
+    assert result.canvas_tokens[row] == given.count(False)
     assert result.tokens_per_forward[row] == content / result.nfe[row]
     times = 2 if config.guidance else 1
     if cache == "none" and "query" not in policy.roles:
