@@ -35,29 +35,31 @@ class Ahead:
 class Lopa(Policy):
     """Lookahead parallel decoding (LoPA, arXiv 2512.16229).
 
-    A round forwards the canvas (the anchor) and up to ``branches`` look-aheads, and keeps the branch of the highest
-    score: ``creation`` times the score of its extra cell (1 for the anchor), and the rest times the mean score of the
-    least certain ``share`` of its masks (1 without any).  On its prediction every cell above ``threshold`` is
+    A round forwards the canvas (the anchor) and up to ``branching_factor`` look-aheads, and keeps the branch of the
+    highest score: ``creation`` times the score of its extra cell (1 for the anchor), and the rest times the mean score
+    of the least certain ``share`` of its masks (1 without any).  On its prediction every cell above ``threshold`` is
     committed, or the best one.  The best masks left over make the next look-aheads.
 
     The score of a cell is its negative entropy, its probability or its top-2 margin; only masks of the block count.
 
     Args:
-        branches: k, look-aheads beside the anchor (released scripts: 2, 3 or 4); 0 = plain threshold decoding.
+        branching_factor: k, look-aheads beside the anchor (released scripts: 2, 3 or 4); 0 = plain threshold decoding.
         threshold: tau, strict. Released scripts: 0.9 for GSM8K and MATH, 0.95 for MBPP and HumanEval.
         score: what ranks cells and branches; the scripts' (the paper writes of confidence).
         creation, share: the scripts' 0 and 1 (the released constructor's: 0.5 and 0.5).
     """
 
-    branches: int = 2
+    branching_factor: int = 2
     threshold: float = 0.9
     score: Score = "neg_entropy"
     creation: float = 0.0
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.branches < 0:
-            raise PolicyError(f"branches is {self.branches}; give a whole number from 0 up (the scripts': 2).")
+        if self.branching_factor < 0:
+            raise PolicyError(
+                f"branching_factor is {self.branching_factor}; give a whole number from 0 up (the scripts': 2)."
+            )
         if not self.threshold > 0:
             raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the scripts': 0.9).")
         if self.score not in ("neg_entropy", "confidence", "margin"):
@@ -73,10 +75,10 @@ class Lopa(Policy):
     @property
     def most(self) -> int:
         """The most canvases that a forward carries per row."""
-        return self.branches + 1
+        return self.branching_factor + 1
 
     def begin(self, view: View) -> Ahead:  # noqa: D102
-        none = torch.full_like(view.tokens[:, : self.branches], -1)
+        none = torch.full_like(view.tokens[:, : self.branching_factor], -1)
         return Ahead(none, none, none.float(), none.float())
 
     def query(self, view: View, memory: Ahead) -> Query | None:  # noqa: D102

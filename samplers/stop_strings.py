@@ -31,11 +31,7 @@ class StopStrings(Policy):
     blocks_only: bool = False
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.strings, str)
-            or not self.strings
-            or not all(s and isinstance(s, str) for s in self.strings)
-        ):
+        if not self.strings or not all(self.strings):
             raise PolicyError(f"strings is {self.strings!r}; give one or more texts, none of them empty.")
 
     def begin(self, view: View) -> Memory:

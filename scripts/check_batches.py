@@ -67,7 +67,7 @@ POLICIES = (
     "topk:k=1+prophet:early=3.0,middle=2.0,late=1.0,stale=true,max_change=0.5",
     "wino:threshold=0.3,threshold_back=0.5",
     "wino:threshold=0.3,twins=lone+sched:high=3.0,low=0.5,stale=true",
-    "lopa:branches=3,threshold=0.6",
+    "lopa:branching_factor=3,threshold=0.6",
     "lopa:score=margin,creation=0.5,share=0.5,threshold=0.6+prophet",
     "blockquota:steps=2,threshold=0.4",
     "jointthreshold:threshold=0.4,edit_threshold=0.3,max_post_steps=3",

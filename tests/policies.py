@@ -43,7 +43,11 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},
     "eotp": {"guess": _one_of(True, False), "ids": _one_of("7/8/22")},
     "wino": {"threshold": _one_of(0.1, 0.4), "threshold_back": _one_of(0.0, 0.6), "twins": _one_of("block", "lone")},
-    "lopa": {"branches": _one_of(0, 1, 3), "threshold": _one_of(0.4), "score": _one_of("margin", "confidence")},
+    "lopa": {
+        "branching_factor": _one_of(0, 1, 3),
+        "threshold": _one_of(0.4),
+        "score": _one_of("margin", "confidence"),
+    },
     "dawn": {"edge": _one_of(0.05, 0.2), "low": _one_of(0.3), "induce": _one_of(0.4), "layers": _one_of(1, 2)},
     "freedave": {
         "step": _one_of("(topk:k=1)", "(topk:k=2)", "(threshold:threshold=0.5)"),

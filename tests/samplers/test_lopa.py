@@ -104,6 +104,6 @@ def test_a_cell_decided_elsewhere_is_no_look_ahead() -> None:
 def test_needs_and_refusals() -> None:
     assert Lopa().needs == {"entropy"} and Lopa(score="margin").needs == {"margin"}
     assert Lopa(score="confidence").needs == frozenset()
-    for wrong in ({"branches": -1}, {"threshold": 0.0}, {"score": "luck"}, {"creation": 1.5}, {"share": -0.1}):
+    for wrong in ({"branching_factor": -1}, {"threshold": 0.0}, {"score": "luck"}, {"creation": 1.5}, {"share": -0.1}):
         with pytest.raises(PolicyError, match=f"{next(iter(wrong))} is"):
             Lopa(**wrong)  # type: ignore[arg-type]

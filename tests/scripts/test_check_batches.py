@@ -16,6 +16,7 @@ from dllm_decode.models import NativeModel
 from scripts import check_batches, many_cases
 from scripts.check_batches import POLICIES, Case, judge
 from scripts.many_cases import Verdict
+from scripts.random_models import BLOCK_FAMILIES
 
 CASES, CHUNKS = 100, 5
 
@@ -31,9 +32,9 @@ def test_every_policy_cache_and_family_is_drawn() -> None:
     random = Random(0)
     drawn = [Case.draw(random) for _ in range(600)]
     assert {case.policy for case in drawn} == set(POLICIES)
-    assert {(case.cache, case.family) for case in drawn} == {
-        (cache, family) for cache in ("none", "prefix", "dual") for family in ("llada", "dream")
-    }
+    see_all = {(cache, family) for cache in ("none", "prefix", "dual") for family in ("llada", "dream")}
+    block_causal = {(cache, family) for cache in ("none", "block") for family in BLOCK_FAMILIES}
+    assert {(case.cache, case.family) for case in drawn} == see_all | block_causal
 
 
 def test_rows_that_see_each_other_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def test_lossless(chunk: int) -> None:
 
 
 def believe(canvases: Tensor, reached: Tensor, first: int = 0, part: Tensor | None = None) -> Tensor:
-    """A wrong rule: every draft holds."""
-    more = (canvases[:, 1:] != canvases[:, :-1]).any(-1).long()
+    """A wrong rule: every draft holds (-1 stands where there is none)."""
+    more = ((canvases[:, 1:] != canvases[:, :-1]).any(-1) & (canvases[:, 1:] >= 0).all(-1)).long()
     more = torch.cat([more, torch.zeros_like(more[:, :1])], 1)[:, first : first + reached.shape[1]]
     return torch.arange(first, first + reached.shape[1]) + more
 

@@ -177,6 +177,7 @@ def test_beside_a_revising_part_only_finished_blocks_count():
 
 
 def test_stop_strings_are_checked():
-    for bad in ((), ("",), "abc", (3,)):
-        with pytest.raises(PolicyError, match="give one or more texts"):
+    for bad, allowed in (((), "one or more texts"), (("",), "one or more texts"), (("a", 3), "several of: text")):
+        with pytest.raises(PolicyError, match=f"^strings is .*; give {allowed}"):
             StopStrings(bad, spelled)
+    assert StopStrings("abc", spelled).strings == ("abc",)  # one text, not three

@@ -79,17 +79,20 @@ def test_a_model_that_cannot_be_sent_is_refused(tmp_path):
 
 
 def job(**changes):
-    given = {"task": "copy", "cache": "none", "policy": STATIC.policy, "seed": 0, "canvas": 4}
-    return Job(**{**given, "prompts": ("copy: a b",), **changes})
+    given = {"task": "copy", "cache": "none", "policy": STATIC.policy, "seed": 0, "ties": 0, "canvas": 4}
+    return Job(**{**given, "places": (0,), "prompts": ("copy: a b",), **changes})
 
 
 def test_a_failure_elsewhere_is_told_here(checkpoint):
     decoder = Decoder(load_model(checkpoint), GenerationConfig())
     refused = _attempt(decoder.decode, job(policy="nonsense"))
     assert isinstance(refused, Failure) and isinstance(refused.error, PolicyError)
-    broken = _attempt(decoder.decode, job(policy="egp", reference=3))
+    aimed = _attempt(decoder.decode, job(policy="egp", reference=3))
+    assert isinstance(aimed, Failure) and isinstance(aimed.error, PolicyError)
+    ignorant = Decoder(hesitant(("sort",)), GenerationConfig())  # it raises on any other task
+    broken = _attempt(ignorant.decode, job())
     assert isinstance(broken, Failure) and broken.error is None
-    assert "decoding copy with egp failed" in broken.text and "Traceback" in broken.text
+    assert f"decoding copy with {STATIC.policy} failed" in broken.text and "KeyError" in broken.text
 
 
 @pytest.mark.slow

@@ -224,7 +224,14 @@ def test_evaluate_and_the_library_take_a_policy_file(tmp_path, capsys, tuned_fil
     model = str(random_checkpoint(tmp_path / "model"))
     assert main(["evaluate", "-m", model, "-p", tuned_file, "--tasks", "copy", "-n", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["policy"] == "topk:k=2"
-    assert DiffusionSampler(hesitant(), tuned_file).policy == DiffusionSampler(hesitant(), "topk:k=2").policy
+    for sampler, cache in (
+        (DiffusionSampler(model, tuned_file), "dual"),
+        (DiffusionSampler(hesitant(), tuned_file, "none"), "none"),  # what is given goes first
+    ):
+        assert sampler.policy == DiffusionSampler(hesitant(), "topk:k=2").policy
+        assert (sampler.cache, sampler.config.block_length) == (cache, 4)
+    with pytest.raises(DllmError, match="'hesitant' keeps no keys and values, so cache='dual' cannot work"):
+        DiffusionSampler(hesitant(), tuned_file)
     assert main(["generate", "x", "-m", model, "-p", "@none.json"]) == 2
     assert "cannot read policy file 'none.json'" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import pytest
 import dllm_decode.lab.tune as lab_tune
 from dllm_decode import DiffusionSampler, tasks
 from dllm_decode.cli import main
+from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.engine.policy_file import read_policy_file, resolve_policy
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.halving import Score, choose, halve, rungs, score, survivors
@@ -118,7 +119,7 @@ def test_tune_says_by_how_much(tuned):
 def test_the_policy_file_is_a_policy(tuned):
     contents = read_policy_file(tuned.folder / "policy.json")
     assert contents.policy == tuned.policy
-    assert (contents.cache, contents.settings) == ("none", {"block_length": 16})
+    assert (contents.cache, contents.settings) == ("none", {"block_length": BLOCK_LENGTH})
     assert contents.about["tasks"] == ["copy", "sort"]
     text = resolve_policy(f"@{tuned.folder}/policy.json").policy
     sample = tasks.samples("copy", "test", 1, 0)[0]
