@@ -43,8 +43,9 @@ def test_every_registered_policy_is_measured(record: Any) -> None:
 
 
 def test_only_distributions_may_take_longer(record: Any) -> None:
-    assert [row["bar"] for row in record["rows"] if row["name"] == "recall"] == [3.0]
-    bars = {row["policy"]: row["bar"] for row in record["rows"] if row["name"] != "recall"}
+    recalling = {row["name"] for row in record["rows"] if row["bar"] == 3.0}
+    assert recalling == {"recall", "klass"}  # of one row each
+    bars = {row["policy"]: row["bar"] for row in record["rows"] if row["name"] not in recalling}
     slow = {policy for policy, bar in bars.items() if bar == 5.0}
     assert slow == {"ccd", "ccd:history=3", "ccdds"}
     assert {policy for policy, bar in bars.items() if bar is None} == {"freedave+eosstop", "freedave+sched"}
