@@ -253,7 +253,8 @@ def _coerce(text: str, hint: Any, what: str, trusted: bool = True) -> Any:
                 number = option(text)
             except ValueError:
                 continue
-            if abs(number) < 2**53 or not abs(number) < math.inf:
+            # What fits a tensor of indices or probabilities; infinity and NaN are for the part to judge.
+            if abs(number) < (2**53 if option is int else 3.4e38) or not abs(number) < math.inf:
                 return number
         if option is str:
             return _unescape(text)

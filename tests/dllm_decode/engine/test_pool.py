@@ -121,7 +121,7 @@ class Poisoned:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.model.hidden = self._hidden  # type: ignore[method-assign]
+        del self.model.hidden  # back to the class's: an attribute left here would go into every copy of this model
 
     def hidden(self, inp: Any, cells: Tensor) -> Tensor:
         self.calls += 1
