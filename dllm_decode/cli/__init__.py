@@ -92,7 +92,12 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: ends a run as Ctrl-C does, what it has started included."""
 
 
+_ended = False  #: by SIGTERM, whatever some library made of the exception on its way up
+
+
 def _terminated(*_: object) -> None:
+    global _ended
+    _ended = True
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
@@ -122,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("DLLM_DEBUG"):
             traceback.print_exc()
-        code, sentence = _explain(error)
+        code, sentence = (TERMINATED, "") if _ended else _explain(error)
         if sentence:
             Console(stderr=True).print(f"dllm-decode: {sentence}", markup=False, highlight=False, soft_wrap=True)
     return code if isinstance(code, int) else DONE

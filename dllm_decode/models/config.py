@@ -131,7 +131,7 @@ class DecoderConfig(PreTrainedConfig):
             )
         }
         for name, size in sizes.items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**31:
                 shown = self.attribute_map.get(name, name)
                 raise ConfigError(f"this {kind} config has {shown}={size!r}; it must be a positive integer.")
         width, heads, kv_heads = sizes["hidden_size"], sizes["num_attention_heads"], sizes["num_key_value_heads"]
