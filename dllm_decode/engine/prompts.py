@@ -8,7 +8,7 @@ from typing import Any
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.interface.text import token_ids
+from dllm_decode.interface.text import is_number, token_ids
 
 #: A prompt: text, chat messages, or token ids.
 Prompt = str | Sequence[dict[str, str]] | Sequence[int]
@@ -25,7 +25,7 @@ def several(prompts: Any) -> list[Prompt]:
     prompts = list(prompts)
     if not prompts:
         raise DllmError("no prompt was given; pass text, chat messages or token ids.")
-    if hasattr(prompts[0], "__index__") or isinstance(prompts[0], dict):
+    if is_number(prompts[0]) or isinstance(prompts[0], dict):
         return [prompts]
     return prompts
 

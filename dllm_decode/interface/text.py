@@ -108,6 +108,11 @@ class TextCodec:
         return token_ids(prompt) or self.encode(self.render(prompt))  # type: ignore[arg-type]
 
 
+def is_number(item: Any) -> bool:
+    """Whether this is one whole number of any library; arrays and tensors say that they are, whatever their shape."""
+    return hasattr(item, "__index__") and getattr(item, "ndim", 0) == 0
+
+
 def token_ids(prompt: Any) -> list[int] | None:
     """The prompt as a list of ids if it is one, None if it is a list of messages.
 
@@ -117,7 +122,7 @@ def token_ids(prompt: Any) -> list[int] | None:
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
     items = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray)) else None
-    if items and all(hasattr(item, "__index__") and not isinstance(item, bool) for item in items):
+    if items and all(is_number(item) and not isinstance(item, bool) for item in items):
         return [operator.index(item) for item in items]
     if items and all(isinstance(item, Mapping) for item in items):
         return None

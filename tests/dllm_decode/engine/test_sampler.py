@@ -76,6 +76,8 @@ def test_chat_is_used_if_there_is_a_template() -> None:
         (torch.tensor([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
         (np.array([5, 6]), [[5, 6]]),
         ([torch.tensor([1, 2]), torch.tensor([3])], [[1, 2], [3]]),
+        ([np.array([3]), np.array([5, 6])], [[3], [5, 6]]),
+        ([torch.tensor(1), np.int64(2)], [[1, 2]]),
     ],
 )
 def test_ids_in_every_wrapping(prompts: Any, expected: list[list[int]]) -> None:
