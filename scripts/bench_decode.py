@@ -33,7 +33,7 @@ from scripts.bench import gpu_page, gpu_runs, gpu_smoke
 from scripts.bench.bundled import bundled_rows, refresh_note, refresh_rows, refresh_table
 from scripts.bench.grow import NAME as GROWTH_NAME
 from scripts.bench.grow import plot_growth
-from scripts.bench.measure import Row, machine_rates, middle, random_llada, time_ours, time_textbook
+from scripts.bench.measure import Row, machine_rates, middle, prompts_of, random_llada, time_ours, time_textbook
 from scripts.bench.page import about, bundled_section, step_section, write_sections
 
 LAYERS, WIDTH, VOCABULARY = 4, 512, 126_464
@@ -61,7 +61,9 @@ def step_rows(machine: Machine, textbook: bool, repeats: int) -> tuple[list[Row]
             runs.append(time_ours(model, total - new, new, BLOCK, K, cache, temperature))
             if textbook:
                 once = new if temperature == 0 else BLOCK
-                books.append(time_textbook(theirs, total - new, once, BLOCK, K, cache, temperature))
+                books.append(
+                    time_textbook(theirs, prompts_of(theirs, total - new), once, BLOCK, K, cache, temperature)
+                )
         masked = (BLOCK - K) // 2  # mean masks left in a block over its steps
         tokens = {"none": total, "prefix": new, "dual": BLOCK}[cache]
         kinds = [("step", 1, tokens, masked)] + ([("opening", 0, total, BLOCK)] if cache != "none" else [])
@@ -127,12 +129,7 @@ def gpu_table(
     unknown = [name for name in families or [] if name not in gpu_bench.FAMILIES]
     if unknown:
         raise typer.BadParameter(f"there is no family {unknown[0]!r}; use {' or '.join(gpu_bench.FAMILIES)}.")
-    if not dry_run and not torch.cuda.is_available():
-        raise typer.BadParameter("--gpu needs a CUDA device; without one, --gpu --dry-run checks that the code runs.")
-    if dry_run and docs is not None:
-        raise typer.BadParameter("a dry run's figures mean nothing, so --docs would write nonsense; leave it out.")
-    plan = gpu_bench.Plan(torch.device("cpu" if dry_run else "cuda:0"))
-    plan = plan.shrunken() if dry_run else plan
+    plan = gpu_bench.plan_for(dry_run, docs)
     plan = replace(plan, lengths=tuple(lengths or plan.lengths), batches=tuple(batches or plan.batches))
     short = [n for n in plan.lengths if n <= plan.suffix]
     if short:

@@ -6,11 +6,14 @@ The dry run goes through the same code on the CPU with shrunken shapes; its figu
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
 
 import torch
+import typer
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.canvas import Rows
@@ -23,8 +26,7 @@ from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeMod
 from samplers import Policy, TopK
 from samplers.contract.policy import Forecast
 from scripts.bench.clock import Clock, walls
-from scripts.bench.measure import machine_rates, middle
-from scripts.bench.textbook import Textbook
+from scripts.bench.measure import machine_rates, middle, prompts_of, time_textbook
 
 FAMILIES = ("llada", "dream")
 SUFFIX = 256  #: cells after the prompt
@@ -87,10 +89,17 @@ class GpuRow:
         return None if self.score_ms is None else 100 * (max(0.0, self.ms - self.model_ms) + self.score_ms) / self.ms
 
 
-def sync(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def plan_for(dry_run: bool, docs: Path | None) -> Plan:
+    """What to measure, as far as this machine can; a dry run is never published.
+
+    Raises:
+        typer.BadParameter: no GPU, or a dry run's figures for a page.
+    """
+    if not dry_run and not torch.cuda.is_available():
+        raise typer.BadParameter("this needs a CUDA device; without one, add --dry-run: it checks that the code runs.")
+    if dry_run and docs is not None:
+        raise typer.BadParameter("a dry run's figures mean nothing, so --docs would write nonsense; leave it out.")
+    return Plan(torch.device("cpu")).shrunken() if dry_run else Plan(torch.device("cuda:0"))
 
 
 def seconds(call: Callable[[], object], device: torch.device, repeats: int = 20) -> list[float]:
@@ -158,13 +167,6 @@ def random_model(family: str, plan: Plan) -> NativeModel:
     return NativeModel(module, mask_id=mask_id, name=f"random {family}")
 
 
-def prompts_of(model: NativeModel, length: int, batch: int) -> list[list[int]]:
-    """Fixed random prompts, one per row."""
-    generator = torch.Generator().manual_seed(1)
-    ids: list[list[int]] = torch.randint(0, model.mask_id, (batch, length), generator=generator).tolist()
-    return ids
-
-
 def time_steps(
     model: NativeModel,
     plan: Plan,
@@ -185,7 +187,7 @@ def time_steps(
     return clock
 
 
-def time_textbook(
+def textbook_of(
     model: NativeModel, plan: Plan, length: int, batch: int, cache: str, k: int
 ) -> tuple[list[float], list[float]] | None:
     """Openings and steps of the textbook loop; ``None`` where its float64 softmax does not fit."""
@@ -194,46 +196,27 @@ def time_textbook(
         free, _ = torch.cuda.mem_get_info(plan.device)
         if 20 * logits + 3 * model.cache_bytes(batch, length) > 0.9 * free:
             return None
-    book = Textbook(model.module, model.mask_id)
-    start = length - plan.suffix
-    openings: list[float] = []
-    steps: list[float] = []
-    for _ in range(2):
-        rows = torch.full((batch, length), model.mask_id, device=plan.device)
-        rows[:, :start] = torch.tensor(prompts_of(model, start, batch), device=plan.device)
-        past = None
-        for i in range(4):
-            sync(plan.device)
-            began = time.perf_counter()
-            past = book.step(rows, (start, start + plan.block), k, 0.0, past, cache)
-            sync(plan.device)
-            (steps if i else openings).append(time.perf_counter() - began)
-    return openings[1:], steps[3:]
-
-
-def time_score(model: NativeModel, plan: Plan, cells: int) -> float:
-    """Milliseconds of scoring one step's logits."""
-    logits = torch.randn(cells, model.vocab_size, device=plan.device, dtype=plan.dtype)
-    return middle(seconds(lambda: score(logits, ScoreRule(model.mask_id)), plan.device))
+    prompts = prompts_of(model, length - plan.suffix, batch)
+    for _ in range(2):  # the first run warms up
+        found = time_textbook(model, prompts, plan.suffix, plan.block, k, cache, 0.0, blocks=1)
+    return found
 
 
 def step_rows(plan: Plan, machine: Machine, families: Sequence[str], textbook: bool) -> Iterator[GpuRow]:
     """The table, one shape after the other; shapes that do not fit are left out, and said so."""
     for family in families:
         model = random_model(family, plan)
-        for length in plan.lengths:
-            for batch in plan.batches:
-                for cache in ("prefix", "dual"):
-                    try:
-                        yield from _rows_of(model, family, plan, machine, length, batch, cache, textbook)
-                    except (CacheError, torch.OutOfMemoryError):
-                        if plan.device.type == "cuda":
-                            torch.cuda.empty_cache()
-                        print(f"{family}, {cache}, N={length}, B={batch}: does not fit, left out", file=sys.stderr)
+        for length, batch, cache in product(plan.lengths, plan.batches, ("prefix", "dual")):
+            try:
+                yield from rows_of(model, family, plan, machine, length, batch, cache, textbook)
+            except (CacheError, torch.OutOfMemoryError):
+                if plan.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                print(f"{family}, {cache}, N={length}, B={batch}: does not fit, left out", file=sys.stderr)
         del model
 
 
-def _rows_of(
+def rows_of(
     model: NativeModel, family: str, plan: Plan, machine: Machine, length: int, batch: int, cache: str, textbook: bool
 ) -> Iterator[GpuRow]:
     """Opening and step of one shape."""
@@ -244,18 +227,19 @@ def _rows_of(
         torch.cuda.reset_peak_memory_stats(plan.device)
     clock = time_steps(model, plan, length, batch, cache, TopK(k=k), 2 * plan.block // k)
     peak = torch.cuda.max_memory_allocated(plan.device) / 2**30 if on_gpu else None
-    book = time_textbook(model, plan, length, batch, cache, k) if textbook else None
-    for kind, tokens, heads in kinds_of(plan, length, cache):
-        opening = kind == "opening"
+    book = textbook_of(model, plan, length, batch, cache, k) if textbook else None
+    for at, (kind, tokens, heads) in enumerate(kinds_of(plan, length, cache)):
+        logits = torch.randn(batch * heads, model.vocab_size, device=plan.device, dtype=plan.dtype)
+        scoring = partial(score, logits, ScoreRule(model.mask_id))
         yield GpuRow(
             name=f"{family}, {cache}, {kind}",
             length=length,
             batch=batch,
-            ms=middle(clock.steps(opening)),
-            model_ms=middle(clock.bare[opening]),
-            textbook_ms=None if book is None else middle(book[0 if opening else 1]),
+            ms=middle(clock.steps(at == 0)),
+            model_ms=middle(clock.bare[at == 0]),
+            textbook_ms=None if book is None else middle(book[at]),
             floor_ms=1e3 * shape.floor(machine, batch, tokens, length, heads, cached=True),
-            score_ms=time_score(model, plan, batch * heads),
+            score_ms=middle(seconds(scoring, plan.device)),
             peak=peak,
             needed=(weights + model.cache_bytes(batch, length)) / 2**30,
         )

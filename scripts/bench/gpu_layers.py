@@ -28,7 +28,7 @@ from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.models import ForwardInput
 from dllm_decode.models.layers import rotary_tables
-from scripts.bench.gpu import FAMILIES, Plan, config_of, rates, seconds
+from scripts.bench.gpu import FAMILIES, Plan, config_of, plan_for, rates, seconds
 from scripts.bench.gpu_page import name_of, versions
 from scripts.bench.measure import middle
 from scripts.docs_page import markdown_table, put
@@ -139,12 +139,7 @@ def main(
     docs: Annotated[Path | None, typer.Option(help="Page to write the table into, between its markers.")] = None,
 ) -> None:
     """Measure; see the module's own text."""
-    if not dry_run and not torch.cuda.is_available():
-        raise typer.BadParameter("this needs a CUDA device; without one, --dry-run checks that the code runs.")
-    if dry_run and docs is not None:
-        raise typer.BadParameter("a dry run's figures mean nothing, so --docs would write nonsense; leave it out.")
-    plan = Plan(torch.device("cpu" if dry_run else "cuda:0"))
-    plan = plan.shrunken() if dry_run else plan
+    plan = plan_for(dry_run, docs)
     machine = rates(plan)
     tokens = (2, 8) if dry_run else (32, 256, 1024, 8192)
     rows = [*elementwise_rows(plan, machine, tokens), *attention_rows(plan, machine)]

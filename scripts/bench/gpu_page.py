@@ -140,7 +140,7 @@ def row_lines(rows: Sequence[GpuRow], runs: Sequence[RunRow]) -> list[str]:
     def cell(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    head = (
+    head = [
         "what",
         "N",
         "B",
@@ -151,7 +151,7 @@ def row_lines(rows: Sequence[GpuRow], runs: Sequence[RunRow]) -> list[str]:
         "sampler %",
         "peak GiB",
         "needed GiB",
-    )
+    ]
     body = [
         [r.name, str(r.length), str(r.batch)]
         + [cell(x) for x in (r.ms, r.textbook_ms, r.floor_ms, r.ms / r.floor_ms, r.sampler_percent, r.peak, r.needed)]

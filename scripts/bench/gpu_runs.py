@@ -19,7 +19,8 @@ from dllm_decode.tasks import few_shot, samples
 from samplers import Decision, Policy, Prediction, View, top
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Forecast
-from scripts.bench.gpu import Plan, prompts_of, random_model, time_steps
+from scripts.bench.gpu import Plan, random_model, time_steps
+from scripts.bench.measure import prompts_of
 
 
 @dataclass(frozen=True)

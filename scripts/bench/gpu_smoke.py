@@ -14,13 +14,12 @@ from torch import Tensor
 
 from dllm_decode.attention import BACKENDS
 from dllm_decode.config import GenerationConfig
-from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.cost import Machine
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.models import ForwardInput, LLaDA, LLaDAConfig, NativeModel
 from samplers import TopK
-from scripts.bench.gpu import Plan, random_model, time_steps, time_textbook
-from scripts.bench.measure import middle
+from scripts.bench.gpu import Plan, random_model, rows_of
 
 #: Largest relative error of logits against the reference back end of the same dtype.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -109,18 +108,15 @@ def smoke(plan: Plan, machine: Machine, where: str) -> list[str]:
     if not equal:
         wrong.append("recorded steps decode other tokens than eager ones.")
     plan = replace(plan, lengths=plan.lengths[:1], batches=(1,)) if plan.dry else replace(plan, lengths=(1024,))
-    model, length, k = random_model("llada", plan), plan.lengths[0], max(1, plan.block // 8)
-    took = {}
+    model, length = random_model("llada", plan), plan.lengths[0]
+    found = {}
     for model.capture in (True, False):
-        clock = time_steps(model, plan, length, 1, "dual", TopK(k=k), 2 * plan.block // k)
-        took[model.capture] = middle(clock.steps(False))
-    shape = Shape.of(model.module.config, plan.dtype.itemsize)
-    floor = 1e3 * shape.floor(machine, 1, plan.block, length, plan.block // 2, cached=True)
-    book = time_textbook(model, plan, length, 1, "dual", k)
-    textbook = "-" if book is None else f"{middle(book[1]):.2f}"
+        *_, found[model.capture] = rows_of(model, "llada", plan, machine, length, 1, "dual", textbook=model.capture)
+    step, eager = found[True], found[False]
+    book = "-" if step.textbook_ms is None else f"{step.textbook_ms:.2f}"
     console.print(
         f"[bold]{where} | {', '.join(said)} | recorded equal: {equal} | llada dual step B=1 N={length}: "
-        f"{took[True]:.2f} ms, eager {took[False]:.2f}, textbook {textbook}, floor {floor:.2f} | "
+        f"{step.ms:.2f} ms, eager {eager.ms:.2f}, textbook {book}, floor {step.floor_ms:.2f} | "
         f"{'dry run, the figures mean nothing' if plan.dry else 'passed' if not wrong else 'FAILED'}[/bold]"
     )
     return wrong

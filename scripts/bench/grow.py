@@ -142,13 +142,20 @@ def draw_growth(folder: Path, sizes: Sizes, by_length: Sequence[Growth], by_batc
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), constrained_layout=True)
-    columns: tuple[tuple[Sequence[Growth], str, Callable[[Growth], int]], ...] = (
-        (by_length, "row length N (B = 1)", lambda one: one.length),
-        (by_batch, f"batch B (N = {sizes.length})", lambda one: one.batch),
-    )
-    for column, (found, name, of) in enumerate(columns):
-        _draw_times(axes[0, column], found, name, of)
-        _draw_memory(axes[1, column], found, name, of)
+    columns = ((by_length, "length", "row length N (B = 1)"), (by_batch, "batch", f"batch B (N = {sizes.length})"))
+    for at, (found, axis, name) in enumerate(columns):
+        points = sorted({getattr(one, axis) for one in found})
+        for kind, look in STYLES.items():
+            times = [one.times[kind] for one in found if kind in one.times]
+            _draw(axes[0, at], points, kind, look, [ms for ms, _ in times], [floor for _, floor in times])
+        for cache, look in MEMORY_STYLES.items():
+            mine = [one for one in found if one.cache == cache]
+            peaks = [_mib(one.peak) for one in mine if one.peak is not None]
+            _draw(axes[1, at], points, f"cache {cache}", look, peaks, [_mib(one.floor) for one in mine])
+            axes[1, at].plot(points, [_mib(one.estimate) for one in mine], ":", color=look[0])
+        for row, (what, scale) in enumerate((("ms per forward", "log"), ("MiB at most", "linear"))):
+            _finish(axes[row, at], name, what, points, scale)
+        axes[1, at].set_ylim(bottom=0)
     how = "solid: measured; dashed: floor (time: formulas at this machine's rates; memory: weights and cache)"
     figure.suptitle(f"{sizes}\n{how}; dotted: generate --estimate", fontsize=9)
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,28 +163,15 @@ def draw_growth(folder: Path, sizes: Sizes, by_length: Sequence[Growth], by_batc
     plt.close(figure)
 
 
-def _draw_times(axis: Axes, found: Sequence[Growth], name: str, of: Callable[[Growth], int]) -> None:
-    for kind, (colour, marker) in STYLES.items():
-        mine = [(of(one), *one.times[kind]) for one in found if kind in one.times]
-        points, measured, floors = zip(*mine, strict=True)
-        axis.plot(points, measured, color=colour, marker=marker, label=kind)
-        axis.plot(points, floors, "--", color=colour)
-    _finish(axis, name, "ms per forward", points)
+def _draw(
+    axis: Axes, points: Sequence[int], label: str, look: tuple[str, str], measured: list[float], floors: list[float]
+) -> None:
+    if measured:  # a peak that cannot be read leaves the floor alone
+        axis.plot(points, measured, color=look[0], marker=look[1], label=label)
+    axis.plot(points, floors, "--", color=look[0])
 
 
-def _draw_memory(axis: Axes, found: Sequence[Growth], name: str, of: Callable[[Growth], int]) -> None:
-    for cache, (colour, marker) in MEMORY_STYLES.items():
-        mine = [one for one in found if one.cache == cache]
-        points = [of(one) for one in mine]
-        if all(one.peak is not None for one in mine):
-            axis.plot(points, [_mib(one.peak) for one in mine], color=colour, marker=marker, label=f"cache {cache}")
-        axis.plot(points, [_mib(one.floor) for one in mine], "--", color=colour)
-        axis.plot(points, [_mib(one.estimate) for one in mine], ":", color=colour)
-    _finish(axis, name, "MiB at most", points, "linear")
-    axis.set_ylim(bottom=0)
-
-
-def _finish(axis: Axes, name: str, what: str, points: Sequence[int], scale: str = "log") -> None:
+def _finish(axis: Axes, name: str, what: str, points: Sequence[int], scale: str) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     axis.set(xlabel=name, ylabel=what, xscale="log", yscale=scale)

@@ -85,10 +85,10 @@ def machine_rates(tokens: int, seconds: float = 0.5) -> Machine:
     return Machine(flops, best(lambda: out.copy_(big), 2.0 * big.nbytes))
 
 
-def prompt_of(model: NativeModel, length: int) -> list[int]:
-    """A fixed random prompt."""
+def prompts_of(model: NativeModel, length: int, batch: int = 1) -> list[list[int]]:
+    """Fixed random prompts, one per row."""
     generator = torch.Generator().manual_seed(1)
-    ids: list[int] = torch.randint(0, model.vocab_size - 2, (length,), generator=generator).tolist()
+    ids: list[list[int]] = torch.randint(0, model.vocab_size - 2, (batch, length), generator=generator).tolist()
     return ids
 
 
@@ -102,7 +102,7 @@ def time_ours(
         cache=cache,
         config=GenerationConfig(max_new_tokens=new, block_length=block, temperature=temperature, early_stop=False),
     )
-    prompts = [prompt_of(model, prompt)] * batch
+    prompts = prompts_of(model, prompt) * batch
     openings, steps = [], []
     began = last = time.perf_counter()
 
@@ -120,19 +120,35 @@ def time_ours(
 
 
 def time_textbook(
-    model: NativeModel, prompt: int, new: int, block: int, k: int, cache: str, temperature: float
+    model: NativeModel,
+    prompts: list[list[int]],
+    new: int,
+    block: int,
+    k: int,
+    cache: str,
+    temperature: float,
+    blocks: int | None = None,
 ) -> tuple[list[float], list[float]]:
-    """The same run in the textbook loop; one row."""
+    """The same run in the textbook loop, rows of one length; ``blocks``: stop after so many of them."""
     book = Textbook(model.module, model.mask_id)  # type: ignore[arg-type]
-    row = torch.tensor([prompt_of(model, prompt) + [model.mask_id] * new])
+    device, prompt = model.device, len(prompts[0])
+    rows = torch.tensor([ids + [model.mask_id] * new for ids in prompts], device=device)
     openings, steps = [], []
-    for start in range(prompt, prompt + new, block):
+    for start in range(prompt, prompt + (new if blocks is None else blocks * block), block):
         past: list[tuple[Tensor, Tensor]] | None = None
         for i in range(-(-block // k)):
+            sync(device)
             began = time.perf_counter()
-            past = book.step(row, (start, start + block), k, temperature, past, cache)
+            past = book.step(rows, (start, start + block), k, temperature, past, cache)
+            sync(device)
             (steps if i else openings).append(time.perf_counter() - began)
     return openings, steps
+
+
+def sync(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def middle(values: list[float]) -> float:
