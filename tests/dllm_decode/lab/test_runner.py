@@ -134,8 +134,10 @@ def test_a_line_taken_out_comes_back_in_its_place(finished, tmp_path):
     assert read_records(tmp_path) == mended
 
 
-def test_damaged_lines_are_named(tmp_path):
-    (tmp_path / NAME).write_text('{"key": "a"}\nnonsense\n{"key": "b"}\n')
+@pytest.mark.parametrize("damaged", ["nonsense", '{"key": "b"}'])
+def test_damaged_lines_are_named(tmp_path, damaged):
+    first, last = (json.dumps(made(key=key)) for key in "ac")
+    (tmp_path / NAME).write_text(f"{first}\n{damaged}\n{last}\n")
     with pytest.raises(DllmError, match="line 2 of .*damaged"):
         Journal(tmp_path)
     with pytest.raises(DllmError, match="line 2 of .*damaged"):
