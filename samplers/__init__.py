@@ -24,6 +24,7 @@ from samplers.eotp import EoTP
 from samplers.factor import Factor
 from samplers.frechet import Frechet
 from samplers.freedave.freedave import FreeDave, FreeDavePlus
+from samplers.grammar import parse_policy, spell
 from samplers.hierarchy import Hierarchy
 from samplers.joint_threshold import JointThreshold
 from samplers.klass import Klass
@@ -32,7 +33,7 @@ from samplers.local_leap import LocalLeap
 from samplers.lopa import Lopa
 from samplers.pc_sampler import PcSampler, TokenTable
 from samplers.prophet import Prophet
-from samplers.registry import REGISTRY, lookup, parse_policy, spell
+from samplers.registry import REGISTRY, lookup
 from samplers.saber import Saber
 from samplers.sched import SchED
 from samplers.threshold import Threshold

@@ -49,7 +49,7 @@ from samplers import (
     parse_policy,
     spell,
 )
-from samplers.registry import suggest
+from samplers.registry import shortest, suggest
 from scripts.random_models import random_model
 
 BAR_MS, DISTRIBUTIONS_BAR_MS = 1.0, 5.0
@@ -178,26 +178,20 @@ def policies(name: str, size: Size) -> list[Policy]:
         return [Learn2PD(LearnedFilter(FilterNetwork(size.block).requires_grad_(False), threshold=0.9))]
     if name == "pcsampler":
         return [PcSampler(TokenTable(torch.full((SMALL_VOCABULARY,), 1 / SMALL_VOCABULARY, dtype=torch.float64)))]
-    found = [parse_policy(text) for text in (NEEDED.get(name, name), *VARIANTS.get(name, ()))]
+    found = [parse_policy(text) for text in (NEEDED.get(name, shortest(name)), *VARIANTS.get(name, ()))]
     alone = lookup(name).decide is not Policy.decide
     return found if alone else [Composition.of(parse_policy("threshold"), part) for part in found]
 
 
 def measure(name: str, policy: Policy, size: Size, steps: int, repeats: int) -> Row:
     """Decode until enough steps of all rows together were seen."""
-    cached = name == "blindfirst"  # of a cached loop of Dream's
     settings = GenerationConfig(max_new_tokens=size.cells, block_length=size.block, early_stop=False)
-    reads = DiffusionSampler(
-        random_model("llada", SMALL_VOCABULARY, 2, 32, inner=32),
-        policy if not cached else "threshold",
-        "none",
-        settings,
-    )._bound(settings)
+    small = random_model("llada", SMALL_VOCABULARY, 2, 32, inner=32)
+    reads = DiffusionSampler(small, policy, "none", settings)._bound(settings)
     large = bool(reads.needs & {"logits", "probs"})
     size = replace(size, batch=1) if reads.recalls else size
-    family = "dream" if cached else "llada"
-    model = random_model(family, size.vocabulary if large else SMALL_VOCABULARY, size.cells + 16, 32, inner=32)
-    sampler = DiffusionSampler(model, policy, "prefix" if cached else "none", settings)
+    model = random_model("llada", size.vocabulary if large else SMALL_VOCABULARY, size.cells + 16, 32, inner=32)
+    sampler = DiffusionSampler(model, policy, "none", settings)
     seen: list[tuple[bool, float, float]] = []
     generator = torch.Generator().manual_seed(0)
     for number in range(5 * RUNS):

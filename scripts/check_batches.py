@@ -23,7 +23,8 @@ from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from filters import FilterNetwork, LearnedFilter
-from samplers import EGP, Composition, EoTP, Learn2PD, PcSampler, Policy, PolicyError, TokenTable
+from samplers import EGP, REGISTRY, Composition, EoTP, Learn2PD, PcSampler, Policy, PolicyError, TokenTable, lookup
+from samplers.registry import example
 from scripts.many_cases import Cases, JournalFile, Processes, Seed, Verdict, finish, try_cases
 from scripts.random_models import BLOCK_FAMILIES, known_model
 
@@ -81,6 +82,14 @@ POLICIES = (
 )
 
 
+def policies() -> tuple[str, ...]:
+    """``POLICIES``, and whatever else is registered, by its entry's example."""
+    tried = {name.partition(":")[0] for policy in POLICIES for name in policy.replace("(", "+").split("+")}
+    left = [name for name in REGISTRY if name not in tried]
+    decides = {name: lookup(name).decide is not Policy.decide for name in left}
+    return POLICIES + tuple(("" if decides[name] else "threshold:threshold=0.4+") + example(name) for name in left)
+
+
 @dataclass(frozen=True)
 class Case:
     """One batch; prints as what is needed to repeat it."""
@@ -105,7 +114,7 @@ class Case:
 
     @classmethod
     def _draw(cls, random: Random) -> Case:
-        cache, policy = random.choice(("none", "prefix", "dual", "block")), random.choice(POLICIES)
+        cache, policy = random.choice(("none", "prefix", "dual", "block")), random.choice(policies())
         aims = policy == "egp"  # at rows of one length, with greedy proposals: a drawn one may never be the right one
         infill = not aims and random.random() < 0.15
         words = range(EOS) if not infill else (*range(EOS), *[MASK] * 8)

@@ -1,6 +1,7 @@
 """Random policy strings over the registry, for property tests.
 
-A policy registered tomorrow takes part with its defaults; give it an entry in ``FIELDS`` to vary its parameters.
+A policy registered tomorrow takes part with its defaults and its entry's example; give it an entry in ``FIELDS`` to
+vary its parameters.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from functools import lru_cache
 
 from hypothesis import strategies as st
 
-from samplers import REGISTRY, PolicyError, Setting, lookup
+from samplers import REGISTRY, PolicyError, Setting, parse_policy
+from samplers.registry import example, shortest
 from tests.toys import EOS, MASK, VOCAB
 
 
@@ -84,9 +86,8 @@ def usable(cache: str, shift: int, temperature: float = 0.0) -> tuple[tuple[str,
     )
     deciders, companions = [], []
     for name in REGISTRY:
-        cls = lookup(name)
         try:
-            part = cls().bind(setting)
+            part = parse_policy(shortest(name)).bind(setting)
         except (PolicyError, TypeError, OSError):
             continue  # needs a trained filter, a delimiter list, ...: its own tests give it one
         (deciders if "decide" in part.roles else companions).append(name)
@@ -98,6 +99,8 @@ def parts(draw: st.DrawFn, name: str) -> str:
     """One part: a registered name, with some of its fields."""
     if name in SPELLED and draw(st.booleans()):
         return draw(st.sampled_from(SPELLED[name] + (SCHEDULED if name == "topk" else ())))
+    if name not in FIELDS:
+        return draw(st.sampled_from((shortest(name), example(name))))
     fields = {key: draw(values) for key, values in FIELDS.get(name, {}).items() if draw(st.booleans())}
     return name + (":" + ",".join(f"{k}={v}" for k, v in fields.items()) if fields else "")
 

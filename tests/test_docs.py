@@ -23,10 +23,11 @@ def snippets(name: str) -> list[str]:
 
 @pytest.fixture
 def example(monkeypatch) -> types.ModuleType:
-    """The module that a reader of docs/write-a-policy.md has written."""
+    """The module that a reader of docs/write-a-policy.md has written: both its classes."""
     module = types.ModuleType("docs_example")
     monkeypatch.setitem(sys.modules, "docs_example", module)  # dataclasses look their module up
-    exec(compile(snippets("write-a-policy.md")[0], "write-a-policy.md", "exec"), module.__dict__)
+    for code in snippets("write-a-policy.md")[::2]:
+        exec(compile(code, "write-a-policy.md", "exec"), module.__dict__)
     return module
 
 
@@ -59,9 +60,30 @@ def test_the_policy_does_what_it_says(example, family, cache):
     assert fast.sequences == slow.sequences
 
 
-def test_its_use_runs(example, capsys):
-    exec(compile(snippets("write-a-policy.md")[1], "write-a-policy.md", "exec"), example.__dict__)
+@pytest.mark.parametrize("use", [1, 3])
+def test_its_use_runs(example, capsys, use):
+    exec(compile(snippets("write-a-policy.md")[use], "write-a-policy.md", "exec"), example.__dict__)
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_second_policy_does_what_it_says(example, family, cache):
+    """Two looks at each block, then what two forwards left where it was and the best cell; in a batch as alone."""
+    policy = example.Settled(drift=0.3, first_looks=2)
+    model, prompts = tiny(family, 2), [[1, 2, 3], [4]]
+    settings = {"max_new_tokens": 12, "block_length": 6, "early_stop": False}
+    result = decode(model, policy, prompts, cache, **settings)
+    together = 0
+    for row, trace in enumerate(result.trace):
+        assert MASK not in result.sequences[row]
+        for start in (0, 6):
+            counts = [len(step.cells) for step in trace.steps if step.start == start]
+            assert counts[:2] == [0, 0] and all(counts[2:]), counts
+            together += max(counts) > 1
+        alone = decode(model, policy, prompts[row], cache, **settings)
+        assert [s.cells for s in alone.trace[0].steps] == [s.cells for s in trace.steps]
+    assert together
 
 
 def test_the_documented_declarations_exist():

@@ -14,6 +14,7 @@ import yaml
 from dllm_decode.engine.policy_file import policy_string
 from dllm_decode.errors import DllmError
 from samplers import Composition, Policy, parse_policy, spell
+from samplers.grammar import with_field
 
 STATIC_POLICY = "topk"  # TopK(k=1): one cell per forward, the most confident one
 
@@ -126,7 +127,7 @@ def _expand_one(base: str, parameters: Any) -> list[str]:
     for combination in product(*axes):
         texts = list(parts)
         for (at, name), value in combination:
-            texts[at] += ("," if ":" in texts[at] else ":") + f"{name}={_write(value)}"
+            texts[at] = with_field(texts[at], f"{name}={_write(value)}")
         out.append(spell(parse_policy("+".join(texts))))
     return out
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samplers import (
     REGISTRY,
@@ -24,7 +29,8 @@ from samplers import (
     spell,
 )
 from samplers import registry as registry_module
-from samplers.registry import Entry
+from samplers.contract.fields import alternatives, hints_of
+from samplers.registry import Entry, installed, shortest
 from tests.policies import policies
 
 
@@ -159,3 +165,78 @@ def test_somebody_s_own_goes_by_its_module() -> None:
 def test_every_delimiter_comes_back(delimiter: str) -> None:
     policy = AdaBlock(delimiters=(delimiter, 1, "z"))
     assert parse_policy(spell(policy)) == policy
+
+
+AWKWARD = st.sampled_from([*"1/,+|:=()\u3000\u00a0\x85\n\\", "", "-1.5", "inf", "none", "True", "\\e"])
+
+
+def values(hint: Any, infinity: bool) -> st.SearchStrategy[Any]:
+    """Values that an annotation allows; a field's own check may refuse some."""
+    found: list[st.SearchStrategy[Any]] = []
+    for option in alternatives(hint):
+        if option is type(None) or option is bool:
+            found.append(st.none() if option is not bool else st.booleans())
+        elif option is int or option is float:
+            found.append(st.integers(-(2**31), 2**31) | st.integers(0, 9))
+            if option is float:
+                found.append(st.floats(-3e38, 3e38) | st.floats(0, 1) | st.sampled_from([10**17 + 1, 1e20, 1e-7]))
+                found += [st.just(float("inf"))] * infinity
+        elif option is str:
+            found.append(AWKWARD | st.text(max_size=4) | st.lists(AWKWARD).map("".join))
+        elif typing.get_origin(option) is typing.Literal:
+            found.append(st.sampled_from(typing.get_args(option)))
+        elif typing.get_origin(option) is tuple:
+            found.append(st.lists(values(typing.get_args(option)[0], infinity), max_size=4).map(tuple))
+        elif isinstance(option, type) and issubclass(Policy, option):
+            found.append(policies().map(parse_policy))
+    return st.one_of(found)
+
+
+@pytest.mark.parametrize("name", [*REGISTRY, "nested"])
+@settings(max_examples=40)
+@given(data=st.data())
+def test_any_allowed_value_comes_back(name: str, data: st.DataObject) -> None:
+    cls: Any = Nested if name == "nested" else lookup(name)
+    policy = Nested() if name == "nested" else parse_policy(shortest(name))
+    for field in dataclasses.fields(cls):
+        if field.init and field.repr and data.draw(st.booleans(), field.name):
+            value = data.draw(values(hints_of(cls)[field.name], bool(field.metadata.get("infinity"))), field.name)
+            try:
+                policy = dataclasses.replace(policy, **{field.name: value})
+            except PolicyError:  # out of the field's range, or unfit beside the others
+                continue
+    assert parse_policy(spell(policy)) == policy
+    beside = Composition.of(policy, EosStop())
+    assert parse_policy(spell(beside)) == beside
+
+
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What three other packages say they hold."""
+    points = {"My-Own": f"{__name__}:Threshold2", "topk": f"{__name__}:Threshold2", "broken": "nowhere:Mine"}
+    group = "dllm_decode.policies"
+    found = [importlib.metadata.EntryPoint(name, target, group) for name, target in points.items()]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **asked: found if asked == {"group": group} else [])
+    installed.cache_clear()
+    yield
+    installed.cache_clear()
+
+
+@pytest.mark.usefixtures("packages")
+def test_policies_of_installed_packages_are_found() -> None:
+    policy = parse_policy("My-Own:threshold=0.5+eosstop", trusted=False)
+    assert policy == Threshold2(0.5) | EosStop() and spell(policy) == "myown:threshold=0.5+eosstop"
+    assert lookup("my_own") is Threshold2 and lookup("topk") is TopK
+    with pytest.raises(PolicyError, match=r"unknown policy 'myownn' \(did you mean 'myown'\?\); known: topk, .*myown"):
+        parse_policy("myownn")
+    with pytest.raises(PolicyError, match="'nowhere:Mine' is neither a registered policy nor a class that can be"):
+        parse_policy("broken")
+
+
+def test_a_class_inside_a_function_cannot_be_named() -> None:
+    @dataclass(frozen=True)
+    class Inside(TopK):
+        """Nobody else can import it."""
+
+    with pytest.raises(PolicyError, match="Inside.* is neither a registered policy nor a class that can be imported"):
+        parse_policy(spell(Inside() | EosStop()))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dllm_decode.models import NativeModel
 from scripts import check_batches, many_cases
-from scripts.check_batches import POLICIES, Case, judge
+from scripts.check_batches import Case, judge, policies
 from scripts.many_cases import Verdict
 from scripts.random_models import BLOCK_FAMILIES
 
@@ -31,7 +31,7 @@ def test_batches(chunk: int) -> None:
 def test_every_policy_cache_and_family_is_drawn() -> None:
     random = Random(0)
     drawn = [Case.draw(random) for _ in range(600)]
-    assert {case.policy for case in drawn} == set(POLICIES)
+    assert {case.policy for case in drawn} == set(policies())
     see_all = {(cache, family) for cache in ("none", "prefix", "dual") for family in ("llada", "dream")}
     block_causal = {(cache, family) for cache in ("none", "block") for family in BLOCK_FAMILIES}
     assert {(case.cache, case.family) for case in drawn} == see_all | block_causal

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
 from typing import Any
 
@@ -21,39 +23,15 @@ from samplers import (
     PcSampler,
     Policy,
     PolicyError,
+    Setting,
     TokenTable,
     lookup,
     parse_policy,
 )
+from samplers.registry import example
 from tests.dllm_decode.engine.invariants import check_run, same
 from tests.toys import EOS, FAMILIES, MASK, VOCAB, tiny
 
-#: What the parts need, or what makes them act on a random model of a few cells; all others have their defaults.
-ARGUMENTS = {
-    "topk": "k=2",
-    "threshold": "threshold=0.4",
-    "factor": "factor=1.9",
-    "blockquota": "steps=2,threshold=0.4",
-    "jointthreshold": "threshold=0.4,edit_threshold=0.3,max_post_steps=3",
-    "frechet": "margin=-0.5",
-    "entropybound": "gamma=1.5",
-    "entropythreshold": "threshold=2.0",
-    "hierarchy": "threshold=0.5,low=0.2,remask=0.6",
-    "credit": "threshold=0.5,alpha=2",
-    "klass": "threshold=0.1,divergence=3,history=1",
-    "localleap": "anchor_threshold=0.5,relaxed_threshold=0.3,radius=1",
-    "adablock": "delimiters=1/3/5/7/9/11,delimiter_threshold=0.2,window=1",
-    "eotp": "ids=2/22",
-    "ccd": "candidates=2",
-    "ccdds": "candidates=3",
-    "sched": "high=1,low=0.2",
-    "prophet": "early=3,middle=1,late=0.2",
-    "wino": "threshold=0.3,threshold_back=0.5",
-    "lopa": "threshold=0.5",
-    "dawn": "sink=0.3,edge=0.1,induce=0.3,low=0.2,strong=0.5,layers=1",
-    "freedave": "drafts=3",
-    "freedaveplus": "step=(threshold:threshold=0.4),drafts=3",
-}
 #: Ragged rows. Behind TIE the model is undecided about everything.
 TIE = 21
 PROMPTS = ([3, 1, 4], [TIE], [5, 9])
@@ -90,23 +68,35 @@ def part(name: str, cache: str = "none") -> Policy:
     if name == "learn2pd":
         torch.manual_seed(3)
         return Learn2PD(LearnedFilter(FilterNetwork(BLOCK).requires_grad_(False), threshold=0.5))
-    fields = [text for text in (ARGUMENTS.get(name), "stale=true" * (name in STALE and cache == "dual")) if text]
-    return parse_policy(name + ":" * bool(fields) + ",".join(fields))
+    made: Any = parse_policy(example(name))
+    exits_early = cache == "dual" and hasattr(made, "stale")  # on what the cache leaves unpredicted
+    return replace(made, stale=True) if exits_early else made
 
 
-STALE = ("sched", "prophet")
 DECIDERS = {name for name in REGISTRY if lookup(name).decide is not Policy.decide}
 
 
-#: Parts that need twins, or what else only a native LLaDA has.
-LLADA_ONLY = {"wino", "dawn"}
-#: Parts that cannot work with a cache.
-UNCACHED = {"dawn"}
+@lru_cache
+def bound(name: str, cache: str, native: bool) -> bool:
+    """Whether a part can work with a cache, and with what a native LLaDA offers or with logits alone."""
+    setting = Setting(
+        MASK, (EOS,), VOCAB, cache, delimiter_ids=(3,), shadows=native, attention=native and cache == "none"
+    )
+    try:
+        part(name).bind(setting)
+    except PolicyError:
+        return False
+    return True
+
+
+def uncached(names: tuple[str, ...]) -> bool:
+    """Whether these parts cannot work with a cache."""
+    return not all(bound(name, "prefix", True) for name in names)
 
 
 def fitting(names: tuple[str, ...], model: DenoisingModel) -> DenoisingModel:
     """The model, or one that all of these parts can work with."""
-    return tiny("llada", 1) if LLADA_ONLY & set(names) else model
+    return tiny("llada", 1) if not all(bound(name, "none", False) for name in names) else model
 
 
 def sensible(names: tuple[str, ...]) -> bool:
@@ -163,7 +153,7 @@ def test_what_cannot_work_is_refused_with_a_reason() -> None:
         for _, names in all_of(size):
             policy = Composition.of(*(parts[name] for name in names))
             try:
-                DiffusionSampler(fitting(names, model), policy, "none" if UNCACHED & set(names) else "prefix", config)
+                DiffusionSampler(fitting(names, model), policy, "none" if uncached(names) else "prefix", config)
             except PolicyError as error:
                 assert not sensible(names), (names, error)
                 classes = [type(p).__name__ for p in policy.parts]
@@ -201,14 +191,14 @@ def test_pairs_under_a_cache(where: tuple[str, str]) -> None:
     turn = [(f, c) for f in FAMILIES for c in ("prefix", "dual")].index(where)
     for number, names in all_of(2):
         if sensible(names) and number % 4 == turn:
-            if UNCACHED & set(names):
+            if uncached(names):
                 continue
             model = fitting(names, tiny(family, 1))
             check(model, composed(names, number // 4, cache), number // 4, cache)
 
 
 def test_the_arguments_make_the_parts_act() -> None:
-    """No part idles through these tests: each changes what some rule decodes here."""
+    """No part idles through these tests: each changes what some rule decodes here; `Entry.example` sees to it."""
 
     def story(*parts: Policy, names: tuple[str, ...] = ()) -> list[Any]:
         model = fitting(names, undecided_behind_tie())

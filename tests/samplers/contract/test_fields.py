@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from samplers import REGISTRY, DeferEos, FreeDave, PolicyError, Setting, Threshold, lookup
+from samplers import REGISTRY, DeferEos, FreeDave, PolicyError, Setting, Threshold, lookup, parse_policy
+from samplers.registry import shortest
 from tests.toys import EOS, MASK, VOCAB
 
 BAD: list[Any] = [math.nan, math.inf, -math.inf, 1e308, 10**400, "soon", b"x", object(), {}, True, 1.5, -1, None, [[]]]
@@ -16,11 +17,11 @@ BAD: list[Any] = [math.nan, math.inf, -math.inf, 1e308, 10**400, "soon", b"x", o
 
 @pytest.mark.parametrize("name", list(REGISTRY))
 def test_a_bad_value_is_refused_in_one_sentence(name: str) -> None:
-    cls = lookup(name)
+    cls, given = lookup(name), parse_policy(shortest(name))
     for field in dataclasses.fields(cast(Any, cls)):
         for value in BAD:
             try:
-                made = cls(**{field.name: value})
+                made = dataclasses.replace(cast(Any, given), **{field.name: value})
             except PolicyError as error:
                 said = str(error)
                 assert said.endswith(".") and "\n" not in said and len(said) < 400, said
