@@ -178,7 +178,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "dllm_decode", "serve", "--port", str(port), "--cache", "none"]
+    command = [sys.executable, "-m", "dllm_decode", "serve", "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -194,8 +194,8 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         async def drain() -> tuple[Any, int]:
             async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="x", max_retries=0) as client:
                 long = asyncio.ensure_future(
-                    client.completions.create(model="tiny", prompt="copy: a", max_tokens=400,
-                                              extra_body={"dllm": {"policy": "topk:k=1"}})
+                    client.completions.create(model="tiny", prompt="copy: a", max_tokens=200,
+                                              logit_bias={"1": -100}, extra_body={"dllm": {"policy": "topk:k=1"}})
                 )  # fmt: skip
                 await asyncio.sleep(0.5)
                 process.send_signal(signal.SIGTERM)
