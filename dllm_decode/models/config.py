@@ -157,6 +157,6 @@ class QwenConfig(DecoderConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill what follows from other fields."""
-        if self.num_key_value_heads is None:
+        if self.num_key_value_heads is None:  # type: ignore[has-type]
             self.num_key_value_heads = self.num_attention_heads
         super().__post_init__(**kwargs)
