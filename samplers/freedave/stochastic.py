@@ -113,7 +113,7 @@ class StochasticFreeDave(Policy):
         width = view.tokens.shape[1]
         where = prediction.predicted[last] & now.masked & (self.cross_block | (view.index < view.end[:, None]))
         line = in_line(now, score[last], where, self.cross_block)
-        rounds = (line + 1).masked_fill(line >= self.budget.most - 1, width)
+        rounds = (line + 1).masked_fill(line >= min(self.budget.most - 1, width), width)
         row, cell = (rounds < width).nonzero(as_tuple=True)
         p = torch.zeros(len(rounds), self.budget.most, view.vocab_size, device=rounds.device)
         p[row, rounds[row, cell] - 1] = _at(prediction, last[row], cell)

@@ -15,7 +15,7 @@ from dllm_decode.lab.oracles import indep, replace, shuffle
 from samplers import FreeDave, View
 from samplers.freedave import stochastic
 from tests.references.quirks import ExtraForward
-from tests.toys import FAMILIES, decode, tiny
+from tests.toys import FAMILIES, MASK, decode, tiny
 
 Law = dict[tuple[int, ...], float]
 ROWS, SYMBOLS, CELLS = 1200, 3, 4
@@ -178,3 +178,11 @@ def test_an_empty_forward() -> None:
         tiny("llada"), FreeDave(drafts=3) | ExtraForward(), [1], max_new_tokens=2, block_length=1, temperature=1.0
     )
     assert result.nfe == [4]
+
+
+def test_more_drafts_than_cells() -> None:
+    for cells in (1, 2, 4):
+        result = decode(
+            tiny("llada"), FreeDave(drafts=8), [[1, 2], [3]], max_new_tokens=cells, block_length=3, temperature=0.7
+        )
+        assert all(len(row) == cells and MASK not in row for row in result.sequences)
