@@ -47,7 +47,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "Prophet": ("topk:k=1+prophet", "up to 3.4x fewer steps, GSM8K unchanged"),
     "Wino": ("wino", "6x fewer steps on GSM8K at +2.6 points"),
     "LoPA k=2": ("lopa", "on Dream 3.1 against 2.1 tokens per forward, GSM8K 73.3"),
-    "DAWN": ("dawn", "faster than confidence rules at equal quality"),
+    "DAWN": ("dawn", "cells that no strong attention links may be decided together"),
     "FreeDave d=2": ("freedave:drafts=2", "lossless"),
     "FreeDave d=4": ("freedave:drafts=4", "lossless, up to 2.8-3.8x throughput"),
     "FreeDave d=8": ("freedave:drafts=8", "lossless"),
