@@ -120,17 +120,17 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminated)
     try:
         code = command.main(args=args, prog_name="dllm-decode", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        if own:  # what is left is to end: a second Ctrl-C changes nothing, and shows no traceback
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
         if os.environ.get("DLLM_DEBUG"):
             traceback.print_exc()
-        code, sentence = (TERMINATED, "") if _ended else _explain(error)
+        code, sentence = (FAILED, "") if _ended else _explain(error)
         if sentence:
             Console(stderr=True).print(f"dllm-decode: {sentence}", markup=False, highlight=False, soft_wrap=True)
-    return code if isinstance(code, int) else DONE
+    if own and (_ended or code == INTERRUPTED):  # a second Ctrl-C, while things end, shows no traceback
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return TERMINATED if _ended else code if isinstance(code, int) else DONE
 
 
 def start() -> int:

@@ -1,0 +1,51 @@
+"""SIGTERM ends a run with all the processes it has started, and nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_is_left(tmp_path: Path, number: signal.Signals) -> None:
+    what = ["--tasks", "oracle-shuffle-7", "-n", "4000", "-p", "topk:k=2", "--processes", "2"]
+    command = [sys.executable, "-m", "dllm_decode", "compare", *what]
+    run = subprocess.Popen([*command, "-o", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    records = tmp_path / "run" / "records.jsonl"
+    try:
+        until = time.monotonic() + 240
+        while time.monotonic() < until and not (records.exists() and records.stat().st_size):
+            assert run.poll() is None
+            time.sleep(0.1)
+        started = children(run.pid)
+        assert len(started) >= 2
+        os.kill(run.pid, number)
+        until = time.monotonic() + 30  # two seconds on an idle machine
+        while time.monotonic() < until and any(map(alive, [run.pid, *started])):
+            time.sleep(0.1)
+        assert not [pid for pid in [run.pid, *started] if alive(pid)]
+        _, error = run.communicate(timeout=30)
+        assert run.returncode == (143 if number == signal.SIGTERM else -9) and b"Traceback" not in error
+    finally:
+        run.kill()
+        run.wait()
