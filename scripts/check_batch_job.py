@@ -33,19 +33,18 @@ from dllm_decode.models import load_model
 from dllm_decode.models.fingerprint import checkpoint_fingerprint
 from dllm_decode.tasks import samples
 
+FORK = multiprocessing.get_context("fork")  # the model is loaded once, in the parent
 TASKS = ("reverse", "sort", "copy", "add")
 OWN: tuple[dict[str, object], ...] = (
-    {},
-    {"temperature": 0.7},
-    {"policy": "topk:k=2", "cache": "dual"},
+    *({}, {"temperature": 0.7}, {"policy": "topk:k=2", "cache": "dual"}),
     {"max_new_tokens": 24, "samples": 2, "temperature": 1.0},
 )
 
 
-def settings(cache: str = "none") -> JobSettings:
+def settings() -> JobSettings:
     """Those of every job here."""
     config = GenerationConfig(max_new_tokens=32, block_length=16)
-    return JobSettings("tiny", None, checkpoint_fingerprint("tiny"), "threshold", cache, config.to_dict())
+    return JobSettings("tiny", None, checkpoint_fingerprint("tiny"), "threshold", "none", config.to_dict())
 
 
 def write_input(path: Path, count: int, mixed: bool = True) -> list[str]:
@@ -74,9 +73,16 @@ def finish(job: JobFolder) -> bytes:
     return out.read_bytes()
 
 
-def decoder(batch_size: int = 16) -> Decoder:
+def undisturbed(folder: Path, lines: int) -> tuple[Path, bytes, list[str]]:
+    """An input, its answers when nothing happens, and a list for what is wrong."""
+    source = folder / "in.jsonl"
+    write_input(source, lines)
+    return source, finish(job_in(folder / "undisturbed", source, 16)), []
+
+
+def decoder() -> Decoder:
     """The bundled model at work."""
-    return Decoder(load_model("tiny", device="cpu"), settings(), batch_size)
+    return Decoder(load_model("tiny", device="cpu"), settings(), 16)
 
 
 def stamps(job: JobFolder) -> dict[str, tuple[int, int]]:
@@ -86,23 +92,19 @@ def stamps(job: JobFolder) -> dict[str, tuple[int, int]]:
 
 def kills(folder: Path, lines: int, count: int, processes: int, seed: int) -> list[str]:
     """Workers killed at random moments, and started again, until ``count`` have died; then the job is finished."""
-    source, wrong, dice = folder / "in.jsonl", [], random.Random(seed)
-    write_input(source, lines)
-    began = time.perf_counter()
-    expected = finish(job_in(folder / "undisturbed", source, 16))
+    dice, began = random.Random(seed), time.perf_counter()
+    source, expected, wrong = undisturbed(folder, lines)
     pace = (time.perf_counter() - began) / (lines / 16)
     job = job_in(folder / "killed", source, 16)
     made = decoder()
-    context = multiprocessing.get_context("fork")  # the model is loaded once, in the parent
 
     def work() -> None:
         torch.set_num_threads(1)
         Worker(JobFolder.open(job.path, stale_after=5.0), made).run()
 
-    died = 0
-    known: dict[str, tuple[int, int]] = {}
+    died, known = 0, stamps(job)
     while died < count and not job.progress().complete:
-        running = [context.Process(target=work) for _ in range(processes)]
+        running = [FORK.Process(target=work) for _ in range(processes)]
         for process in running:
             process.start()
         time.sleep(dice.uniform(0.0, 2.0 * pace))
@@ -142,9 +144,7 @@ def refused(call: Callable[[], object], sentence: str) -> str | None:
 
 def faults(folder: Path, lines: int) -> list[str]:
     """Everything a folder can do to a job."""
-    source, wrong = folder / "in.jsonl", []
-    write_input(source, lines)
-    expected = finish(job_in(folder / "undisturbed", source, 16))
+    source, expected, wrong = undisturbed(folder, lines)
 
     def note(name: str, *found: str | None) -> None:
         said = [text for text in found if text]
@@ -160,9 +160,8 @@ def faults(folder: Path, lines: int) -> list[str]:
     note("input that changes", found, None if finish(changed) == expected else "other answers afterwards.")
 
     twice = job_in(folder / "twice", source, 16)
-    found = refused(
-        lambda: create_or_resume(source, twice.path, JobSettings("tiny", policy="topk")), "holds another job"
-    )
+    other = JobSettings("tiny", policy="topk")
+    found = refused(lambda: create_or_resume(source, twice.path, other), "holds another job")
     note("two jobs on one folder", found, None if finish(twice) == expected else "other answers afterwards.")
 
     clock = job_in(folder / "clock", source, 16)
@@ -195,10 +194,7 @@ def on_small_disk(folder: Path, source: Path, expected: bytes) -> list[str | Non
         found.append(refused(lambda: finish(job), "cannot "))
         mount("remount", "rw", "size=64m")
         found.append(None if finish(JobFolder.open(job.path)) == expected else "other answers once there is room.")
-        after = stamps(job)
-        found.append(
-            None if all(after[name] == stamp for name, stamp in done.items()) else "a part was written again."
-        )
+        found.append(None if done.items() <= stamps(job).items() else "a part was written again.")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return found
@@ -208,19 +204,15 @@ def with_ray(folder: Path, lines: int, kill: bool) -> list[str]:
     """The same bytes from a local Ray, also when an actor is killed; a cluster without room ends in a sentence."""
     from dllm_decode.jobs.on_ray import run_on_ray
 
-    source, wrong = folder / "in.jsonl", []
-    write_input(source, lines)
-    expected = finish(job_in(folder / "undisturbed", source, 16))
+    source, expected, wrong = undisturbed(folder, lines)
     job = job_in(folder / "ray", source, 16)
     killed: list[int] = []
 
     def on_part() -> None:
-        if kill and not killed:
-            alive = job.progress().workers
-            pids = [int(name.split("-")[-2]) for name in alive]
-            if pids:
-                os.kill(pids[0], signal.SIGKILL)
-                killed.append(pids[0])
+        alive = job.progress().workers
+        if kill and not killed and alive:
+            killed.append(int(alive[0].split("-")[-2]))
+            os.kill(killed[0], signal.SIGKILL)
 
     run_on_ray(job, "local", 2, 0.5, 0.0, 180.0, "cpu", on_part=on_part)
     if finish(JobFolder.open(job.path)) != expected:
@@ -246,7 +238,6 @@ def speed(folder: Path, lines: int) -> list[str]:
     sampler = DiffusionSampler(made.model, "threshold", config=GenerationConfig.from_dict(settings().config))
     sampler.generate(prompts[:32], batch_size=16)  # warm-up
     times: dict[str, list[float]] = {"generate": [], "1": [], "2": []}
-    context = multiprocessing.get_context("fork")
     for turn in range(3):
         began = time.perf_counter()
         sampler.generate(prompts, batch_size=16)
@@ -257,7 +248,7 @@ def speed(folder: Path, lines: int) -> list[str]:
             if workers == 1:
                 Worker(job, made).run()
             else:
-                running = [context.Process(target=lambda job=job: Worker(job, made).run()) for _ in range(2)]
+                running = [FORK.Process(target=lambda job=job: Worker(job, made).run()) for _ in range(2)]
                 for process in running:
                     process.start()
                 for process in running:
@@ -266,10 +257,9 @@ def speed(folder: Path, lines: int) -> list[str]:
     best = {name: sorted(values)[1] for name, values in times.items()}
     gain, overhead = best["1"] / best["2"], 100 * (best["1"] / best["generate"] - 1)
     print(
-        f"{lines} prompts: generate {best['generate']:.1f} s, one worker {best['1']:.1f} s ({overhead:+.1f} %), ",
-        end="",
+        f"{lines} prompts: generate {best['generate']:.1f} s, one worker {best['1']:.1f} s ({overhead:+.1f} %), "
+        f"two workers {best['2']:.1f} s ({gain:.2f}x)"
     )
-    print(f"two workers {best['2']:.1f} s ({gain:.2f}x)")
     if gain < 1.7:
         wrong.append(f"two workers are {gain:.2f}x one, the bar is 1.7.")
     if overhead > 10:
@@ -280,9 +270,7 @@ def speed(folder: Path, lines: int) -> list[str]:
 def main(
     kill: Annotated[int, typer.Option("--kills", help="Workers to kill.")] = 0,
     processes: Annotated[int, typer.Option(help="Workers at a time.")] = 2,
-    fault: Annotated[
-        bool, typer.Option("--faults", help="Full disk, read-only folder, clocks, changed input.")
-    ] = False,
+    fault: Annotated[bool, typer.Option("--faults", help="Full or read-only disk, clocks, changed input.")] = False,
     ray: Annotated[bool, typer.Option(help="A local Ray.")] = False,
     kill_actor: Annotated[bool, typer.Option(help="With --ray: kill one.")] = False,
     fast: Annotated[bool, typer.Option("--speed", help="Two workers against one, a job against generate.")] = False,
@@ -292,20 +280,16 @@ def main(
     """Check; see the module's own text."""
     if not (kill or fault or ray or fast):
         raise typer.BadParameter("nothing to check; give --kills N, --faults, --ray or --speed.")
+    checks: tuple[tuple[object, Callable[[Path], list[str]]], ...] = (
+        (kill, lambda folder: kills(folder, lines, kill, processes, seed)),
+        (fault, lambda folder: faults(folder, min(lines, 160))),
+        (ray, lambda folder: with_ray(folder, lines, kill_actor)),
+        (fast, lambda folder: speed(folder, max(lines, 2000))),
+    )
     wrong: list[str] = []
-    with tempfile.TemporaryDirectory() as name:
-        for number, (asked, check) in enumerate(
-            (
-                (kill, lambda f: kills(f, lines, kill, processes, seed)),
-                (fault, lambda f: faults(f, min(lines, 160))),
-                (ray, lambda f: with_ray(f, lines, kill_actor)),
-                (fast, lambda f: speed(f, max(lines, 2000))),
-            )
-        ):
-            if asked:
-                folder = Path(name) / str(number)
-                folder.mkdir()
-                wrong += check(folder)
+    for check in (check for asked, check in checks if asked):
+        with tempfile.TemporaryDirectory() as name:
+            wrong += check(Path(name))
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     raise typer.Exit(1 if wrong else 0)

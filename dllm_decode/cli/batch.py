@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,11 +134,8 @@ def run(
         decoder = Decoder(load(model, device, dtype), settings, batch_size)
     manifest, resumed = _prepared(source, out, settings, shard_lines, decoder)
     job = JobFolder.open(out, stale_after)
-    console = stderr()
-    console.print(
-        f"{'going on with' if resumed else 'made'} {out}: {manifest.lines} lines in {len(manifest.shards)} shards"
-        + (f", {len(job.finished())} finished" if resumed else "")
-    )
+    what, again = ("going on with", f", {len(job.finished())} finished") if resumed else ("made", "")
+    stderr().print(f"{what} {out}: {manifest.lines} lines in {len(manifest.shards)} shards{again}")
     if not job.progress().complete:
         if ray is not None:
             from dllm_decode.jobs.on_ray import run_on_ray
@@ -149,7 +148,7 @@ def run(
             _processes(job, workers, device, batch_size, max_errors)
     _report(job)
     if merged is not None:
-        _merge(job, merged)
+        merge(out, merged)
 
 
 @app.command()
@@ -197,8 +196,8 @@ def status(
         "time left": "none" if found.complete else "not known yet" if left is None else f"{left:.0f} s",
         "workers alive": ", ".join(found.workers) or "none",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
+    for line in rows.items():
+        table.add_row(*line)
     stdout().print(table)
 
 
@@ -209,8 +208,9 @@ def merge(
 ) -> None:
     """Write the answers of a finished job to one file, in the order of its input."""
     from dllm_decode.jobs.folder import JobFolder
+    from dllm_decode.jobs.merging import merge as merged
 
-    _merge(JobFolder.open(job), out)
+    stderr().print(f"{merged(JobFolder.open(job), out)} answers written to {out}")
 
 
 def _prepared(source: Path, out: Path, settings: Any, shard_lines: int, decoder: Any) -> tuple[Any, bool]:
@@ -240,15 +240,12 @@ def _work(
     if decoder is None:
         decoder = Decoder(load(settings.model, device, settings.dtype), settings, batch_size)
     worker = Worker(job, decoder, max_errors)
-    if quiet:
-        worker.run()
-        return
-    with _bar(job) as told:
+    with nullcontext(lambda: None) if quiet else _bar(job) as told:
         worker.run(on_part=lambda shard: told())
 
 
 def _processes(job: JobFolder, workers: int, device: str | None, batch_size: int, max_errors: int | None) -> None:
-    """Decode in several processes of this machine; the first that fails ends them all."""
+    """Decode in several processes of this machine; what one that fails leaves, the others take over."""
     command = [sys.executable, "-m", "dllm_decode", "batch", "work", str(job.path), "--quiet"]
     command += ["--batch-size", str(batch_size), "--stale-after", str(job.stale_after)]
     command += [] if device is None else ["--device", device]
@@ -259,12 +256,9 @@ def _processes(job: JobFolder, workers: int, device: str | None, batch_size: int
             while any(process.poll() is None for process in running):
                 time.sleep(0.2)
                 told()
-                if all(process.poll() not in (None, 0) for process in running):
-                    break
     finally:
         for process in running:
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()  # nothing happens to one that has ended
         for process in running:
             process.wait()
     if not job.progress().complete:
@@ -274,40 +268,28 @@ def _processes(job: JobFolder, workers: int, device: str | None, batch_size: int
         )
 
 
-class _bar:
-    """A progress bar over the lines of a job, with tokens per second and time left."""
+@contextmanager
+def _bar(job: JobFolder) -> Iterator[Callable[[], None]]:
+    """A progress bar over the lines of a job, with tokens per second and time left; called, it looks again."""
+    tokens, began = job.progress().tokens, time.perf_counter()
+    columns = (TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=stderr()) as progress:
+        task = progress.add_task("lines", total=job.manifest.lines, rate="")
 
-    def __init__(self, job: JobFolder) -> None:
-        self.job, self.tokens, self.began = job, job.progress().tokens, time.perf_counter()
-        columns = (TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=stderr())
-        self.task = self.progress.add_task("lines", total=job.manifest.lines, rate="")
+        def look() -> None:
+            found = job.progress()
+            rate = (found.tokens - tokens) / max(1e-9, time.perf_counter() - began)
+            progress.update(task, completed=found.done, rate=f"{rate:.0f} tokens/s")
 
-    def __enter__(self) -> Any:
-        self.progress.start()
-        self()
-        return self
-
-    def __call__(self) -> None:
-        """Look at the folder."""
-        found = self.job.progress()
-        rate = (found.tokens - self.tokens) / max(1e-9, time.perf_counter() - self.began)
-        self.progress.update(self.task, completed=found.done, rate=f"{rate:.0f} tokens/s")
-
-    def __exit__(self, *_: object) -> None:
-        self()
-        self.progress.stop()
+        look()
+        try:
+            yield look
+        finally:
+            look()
 
 
 def _report(job: JobFolder) -> None:
     found = job.progress()
     said = f"{found.done} of {found.lines} lines are answered, {found.errors} with an error"
-    stderr().print(
-        said + (f"; write them to a file with: batch merge {job.path} -o OUT.jsonl" if found.complete else "")
-    )
-
-
-def _merge(job: JobFolder, out: Path) -> None:
-    from dllm_decode.jobs.merging import merge as merged
-
-    stderr().print(f"{merged(job, out)} answers written to {out}")
+    hint = f"; write them to a file with: batch merge {job.path} -o OUT.jsonl" if found.complete else ""
+    stderr().print(said + hint)
