@@ -49,11 +49,16 @@ class Lane:
     idle_since: float = 0.0
     counted: Counter[str] = field(default_factory=Counter)
 
-    def holds(self, request: Request, slots: int, cells: int) -> bool:
-        """Whether the request is of this lane."""
+    @property
+    def room(self) -> int:
+        """Free places of a pool at work that nobody waits for yet; 0 where nobody is decoded."""
+        return len(self.pool.free) - len(self.waiting) if self.pool is not None and self.live else 0
+
+    def alike(self, request: Request) -> bool:
+        """Whether the request is of this lane's setting, whatever its size."""
         like = self.like
         return (
-            (self.slots, self.cells, like.cache) == (slots, cells, request.cache)
+            like.cache == request.cache
             and shared_config(like.config) == shared_config(request.config)
             and like.policy == request.policy
         )

@@ -113,7 +113,7 @@ class Scheduler:
                 f"{self.limits.queue} of {self.limits.queue_tokens} may; try again later."
             )
         slots, cells = size_class(request, self.model.max_length)
-        lane = next((lane for lane in self.lanes if lane.holds(request, slots, cells)), None)
+        lane = self._lane_of(request, slots, cells)
         if lane is None:
             places, most = self.limits.places, self.limits.bytes
             need = pool_bytes(self.model, request, places, slots, cells, self.budget)
@@ -127,6 +127,21 @@ class Scheduler:
         ticket = Ticket(request, self.clock(), deadline)
         lane.waiting.append(ticket)
         return ticket
+
+    def _lane_of(self, request: Request, slots: int, cells: int) -> Lane | None:
+        """Where a request waits: a busy pool with room for it and its like, else the lane of its size.
+
+        Pools take turns, so rows of one setting that share a pool are all served in each of its turns: of its due
+        openings every turn makes the oldest at least, and none waits for more turns than the pool has places.
+        """
+        alike = [lane for lane in self.lanes if lane.alike(request)]
+        roomy = [
+            lane
+            for lane in alike
+            if lane.room > 0 and lane is not self._emptied and lane.slots >= slots and lane.cells >= cells
+        ]
+        exact = (lane for lane in alike if (lane.slots, lane.cells) == (slots, cells))
+        return min(roomy, key=lambda lane: (lane.slots, lane.cells), default=None) or next(exact, None)
 
     def cancel(self, ticket: Ticket) -> None:
         """Forget a request; its place is free at once. One that is done already is none of our business."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dllm_decode import DiffusionSampler, GenerationConfig
 from dllm_decode.engine.request import Outcome, Request
@@ -110,6 +112,43 @@ def test_a_flood_costs_another_setting_its_share() -> None:
     own = next(o for o in desk.done if "Threshold" in str(o.request.policy)).tokens_forwarded
     largest = 8 * 24  # tokens of the widest tick of the other pool
     assert spent <= 2 * own + 2 * largest
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_an_opening_waits_for_no_more_turns_than_there_are_places(data: st.DataObject) -> None:
+    """Whatever the lengths and the budget: rows of one setting share turns, and the oldest opening is always made."""
+    places = data.draw(st.integers(2, 8))
+    desk = Desk(places=places, opening_budget=data.draw(st.integers(1, 100)))
+    number = data.draw(st.integers(1, places - 1))
+    running = [desk.request(cells=40, prompt=data.draw(st.integers(1, 30))) for _ in range(number)]
+    for request in running:
+        desk.scheduler.submit(request)
+    for _ in range(data.draw(st.integers(1, 12))):
+        desk.scheduler.tick()
+    late = [
+        desk.scheduler.submit(desk.request(cells=data.draw(st.sampled_from((4, 40))), prompt=40))
+        for _ in range(places - number)
+    ]
+    for _ in range(places):
+        desk.scheduler.tick()
+    assert len(desk.scheduler.lanes) == 1, "sizes share the pool that is at work"
+    ended = [outcome.request for outcome in desk.done]
+    (lane,) = desk.scheduler.lanes
+    assert lane.pool is not None
+    steps = lane.pool.batch.rows.step.tolist()
+    assert all(t.request in ended or (t.place is not None and steps[t.place] > 0) for t in late)
+
+
+def test_a_short_request_gets_a_pool_of_its_size_where_the_long_one_is_full() -> None:
+    desk = Desk(places=2)
+    desk.scheduler.submit(desk.request(cells=150))
+    desk.scheduler.tick()
+    for _ in range(2):
+        desk.scheduler.submit(desk.request(cells=4))
+    assert [lane.cells for lane in desk.scheduler.lanes] == [256, 128]
+    desk.run()
+    assert len(desk.done) == 3 and all(outcome.error is None for outcome in desk.done)
 
 
 def test_idle_time_earns_nothing() -> None:
