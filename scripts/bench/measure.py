@@ -86,10 +86,11 @@ def machine_rates(tokens: int, seconds: float = 0.5) -> Machine:
 
 
 def prompts_of(model: NativeModel, length: int, batch: int = 1) -> list[list[int]]:
-    """Fixed random prompts, one per row."""
+    """Fixed random prompts without masks, one per row."""
     generator = torch.Generator().manual_seed(1)
-    ids: list[list[int]] = torch.randint(0, model.vocab_size - 2, (batch, length), generator=generator).tolist()
-    return ids
+    ids = torch.randint(0, model.vocab_size - 2, (batch, length), generator=generator)
+    rows: list[list[int]] = ids.where(ids != model.mask_id, model.vocab_size - 2).tolist()
+    return rows
 
 
 def time_ours(

@@ -19,7 +19,7 @@ from dllm_decode.engine.capture.graphs import StepGraphs
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.models import NativeModel
 from scripts import bench_decode
-from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs, gpu_smoke
+from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs, gpu_smoke, whole_runs
 from scripts.bench.gpu import GpuRow, Plan
 from scripts.bench.gpu_page import BARS, H200
 from scripts.bench.gpu_runs import Paced, RunRow
@@ -202,3 +202,22 @@ def test_first_light_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (
         done.exit_code == 1 and "triton in float32: relative error 5.0e-01, at most 0.0001 is allowed" in done.output
     )
+
+
+def test_whole_runs_of_a_shape_and_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_runs, "rates", lambda plan: Machine(1e11, 1e10))
+    machine = Machine(1e11, 1e10)
+    (run,) = whole_runs.whole_runs(gpu.random_model("llada", DRY), DRY, machine, ["topk:k=2"], pairs=1)
+    # Three blocks of four cells, two cells a forward.
+    assert run.forwards == 6 and run.ahead > 0 and run.plain > 0 and run.textbook is not None and run.textbook > 0
+    opening, step = (
+        Shape.of(gpu.config_of("llada", DRY), 4).floor(machine, 1, tokens, 32, heads, cached=True)
+        for tokens, heads in ((32, 4), (4, 2))
+    )
+    assert run.allowed == pytest.approx(12 / (3 * opening + 3 * step))
+    app = typer.Typer()
+    app.command()(whole_runs.main)
+    done = CliRunner().invoke(app, ["--dry-run", "--model", "tiny", "--policy", "threshold", "--batch", "2"])
+    assert done.exit_code == 0 and "| tiny | threshold | 2 |" in done.output, done.output
+    refused = CliRunner().invoke(app, ["--dry-run", "--family", "mercury"])
+    assert refused.exit_code == 2 and "llada or dream" in refused.output

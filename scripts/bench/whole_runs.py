@@ -1,0 +1,147 @@
+"""Whole runs by policy, the look-ahead on and off, next to the textbook loop on the same weights and cache.
+
+    python -m scripts.bench.whole_runs                                # LLaDA-8B's shape on a GPU, random bf16 weights
+    python -m scripts.bench.whole_runs --model DIR --batch 1 --batch 8 --batch 32    # a checkpoint of any family
+    python -m scripts.bench.whole_runs --docs docs/performance.md     # and into the page
+    python -m scripts.bench.whole_runs --dry-run                      # the same code on the CPU, shrunken
+
+Random weights are sure of nothing, so most policies commit one cell per forward on them: what is timed is the
+loop.  The textbook loop commits as many cells per forward as ours did.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+from unittest import mock
+
+import typer
+
+from dllm_decode.config import GenerationConfig
+from dllm_decode.engine import forward
+from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.sampler import DiffusionSampler
+from dllm_decode.models import NativeModel, load_model
+from scripts.bench.gpu import FAMILIES, Plan, plan_for, random_model, rates
+from scripts.bench.gpu_page import name_of, versions
+from scripts.bench.measure import prompts_of, sync, time_textbook
+from scripts.docs_page import markdown_table, put
+
+POLICIES = ("threshold", "localleap", "freedave", "credit")
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """Medians over the pairs; tokens are cells decoded, of all rows together, per second.
+
+    Attributes:
+        forwards: of a row on average. ``ahead``, ``plain``: with the look-ahead, or not. ``discarded``: steps begun
+            ahead for nothing. ``textbook``: None where that loop does not know the model's attention.
+        allowed: what the floor of every forward adds up to, openings and steps.
+    """
+
+    model: str
+    policy: str
+    rows: int
+    forwards: float
+    ahead: float
+    plain: float
+    discarded: int
+    textbook: float | None
+    allowed: float
+
+
+def timed(sampler: DiffusionSampler, prompts: list[list[int]], look_ahead: bool) -> tuple[float, float, int]:
+    """Seconds of one run, forwards of a row on average, steps begun ahead and thrown away."""
+    with mock.patch.object(forward, "may_look_ahead", lambda *_: look_ahead):
+        began = time.perf_counter()
+        result = sampler.generate(prompts)
+    return time.perf_counter() - began, statistics.mean(result.nfe), result.discarded_forwards
+
+
+def allowed_seconds(model: NativeModel, machine: Machine, plan: Plan, rows: int, forwards: float, block: int) -> float:
+    """The floor: one opening per block, over the whole row or, block by block, over the two blocks it touches."""
+    shape = Shape.of(model.module.config, model.dtype.itemsize)
+    length, openings = plan.prompt + plan.suffix, -(-plan.suffix // block)
+    tokens = 2 * block if model.attention_block else length
+    opening = shape.floor(machine, rows, tokens, length, block, cached=True)
+    step = shape.floor(machine, rows, block, length, block // 2, cached=True)
+    return openings * opening + max(0.0, forwards - openings) * step
+
+
+def whole_runs(
+    model: NativeModel, plan: Plan, machine: Machine, policies: Sequence[str], pairs: int
+) -> Iterator[WholeRun]:
+    """Every policy at every batch size; the three ways take turns."""
+    block = min(plan.block, model.attention_block or plan.block)
+    cache = "block" if model.attention_block else "dual"
+    config = GenerationConfig(max_new_tokens=plan.suffix, block_length=block, early_stop=False)
+    for rows in plan.batches:
+        prompts = prompts_of(model, plan.prompt, rows)
+        for policy in policies:
+            sampler = DiffusionSampler(model, policy, cache=cache, config=config)
+            _, forwards, _ = timed(sampler, prompts, True)  # compiles and records
+            k = max(1, round(plan.suffix / forwards))
+            spent: dict[str, list[float]] = {"ahead": [], "plain": [], "textbook": []}
+            discarded = 0
+            for _ in range(pairs):
+                seconds, forwards, discarded = timed(sampler, prompts, True)
+                spent["ahead"].append(seconds)
+                spent["plain"].append(timed(sampler, prompts, False)[0])
+                if model.attention_block is None:
+                    sync(plan.device)
+                    book = time_textbook(model, prompts, plan.suffix, block, k, cache, 0.0)
+                    spent["textbook"].append(sum(map(sum, book)))
+            cells = rows * plan.suffix
+            rate = {way: cells / statistics.median(found) for way, found in spent.items() if found}
+            floor = allowed_seconds(model, machine, plan, rows, forwards, block)
+            yield WholeRun(
+                model.name, policy, rows, forwards, rate["ahead"], rate["plain"], discarded,
+                rate.get("textbook"), cells / floor,
+            )  # fmt: skip
+
+
+def lines(runs: Sequence[WholeRun]) -> list[str]:
+    """A Markdown table."""
+    head = ("model", "policy", "B", "forwards", "tokens/s", "without look-ahead", "thrown away", "textbook tokens/s",
+            "times faster", "tokens/s allowed", "share")  # fmt: skip
+    body = []
+    for run in runs:
+        book = ("-", "-") if run.textbook is None else (f"{run.textbook:.1f}", f"{run.ahead / run.textbook:.2f}")
+        speeds = f"{run.forwards:.1f}", f"{run.ahead:.1f}", f"{run.plain:.1f}", str(run.discarded)
+        limit = f"{run.allowed:.1f}", f"{run.ahead / run.allowed:.2f}"
+        body.append([run.model, run.policy, str(run.rows), *speeds, *book, *limit])
+    return markdown_table(head, body)
+
+
+def main(
+    family: Annotated[str, typer.Option(help="Random weights of this shape: llada or dream.")] = "llada",
+    model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder instead.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Rows together; may be given several times.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 3,
+    dry_run: Annotated[bool, typer.Option(help="Shrunken shapes on the CPU; the figures mean nothing.")] = False,
+    docs: Annotated[Path | None, typer.Option(help="Page to write the table into, between its markers.")] = None,
+) -> None:
+    """Measure; see the module's own text."""
+    if family not in FAMILIES:
+        raise typer.BadParameter(f"there is no shape {family!r}; use {' or '.join(FAMILIES)}.")
+    plan = plan_for(dry_run, docs)
+    plan = Plan(**{**vars(plan), "batches": tuple(batch or (1,))})
+    where = str(plan.device)
+    loaded = random_model(family, plan) if model is None else load_model(model, device=where, dtype=plan.dtype)
+    runs = list(whole_runs(loaded, plan, rates(plan), policy or POLICIES, pairs))
+    where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."
+    print(f"prompt {plan.prompt}, {plan.suffix} cells; {where}" + (" Dry run." if plan.dry else ""))
+    print(*lines(runs), sep="\n")
+    if docs is not None:
+        put(docs, "gpu whole runs", [where, "", *lines(runs)])
+
+
+if __name__ == "__main__":
+    typer.run(main)
