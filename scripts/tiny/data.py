@@ -258,7 +258,10 @@ def mask_blocks(rows: list[Row], generator: torch.Generator, block: int) -> Batc
 
     blocks = length // block
     noise, kind = uniform(count, length), uniform(count, blocks)
-    keys = torch.where(answer, noise, 2.0).unflatten(1, (blocks, block))
+    # A free replacement stays open last: the last block must learn that nothing was replaced in those before it.
+    special = slots - start == torch.tensor([row.cell if row.cell >= 0 else length for row in rows])[:, None]
+    keys = torch.where(special & by_cell(uniform(count, blocks) < 0.5), -1.0, torch.where(answer, noise, 2.0))
+    keys = keys.unflatten(1, (blocks, block))
     place = keys.argsort(2).argsort(2).flatten(1)
     few = 1 + (uniform(count, blocks)[..., None] >= torch.tensor(LOW_COUNTS).cumsum(0)[:-1]).sum(2)
     cut = (uniform(count, blocks) * block).long()
