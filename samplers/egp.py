@@ -14,7 +14,10 @@ from samplers.contract.policy import Policy, Scope
 
 @dataclass(frozen=True)
 class Replay:
-    """EGP's memory: long ``[B, G]`` reference tokens, and the proposals of the last forward (-1: none yet)."""
+    """EGP's memory: long ``[B, G]`` reference tokens, and the proposals of the last forward (-1: none yet).
+
+    Cells behind those asked for (a block-causal model's last block may have some) have no reference: the mask id.
+    """
 
     reference: Tensor
     previous: Tensor
@@ -26,7 +29,8 @@ class EGP(Policy):
 
     No policy that only picks cells to commit can reproduce the reference in fewer forwards, except by luck.  When a
     forward proposes the same tokens in the whole block as the one before, nothing will ever change: the block is then
-    filled from the reference.  A forward may commit nothing, so the same state can be forwarded twice.
+    filled from the reference.  A forward may commit nothing, so the same state can be forwarded twice.  Cells that
+    nobody asked for, behind a block-causal model's row, are right whatever is proposed.
 
     Args:
         reference: one row of generated token ids per prompt, as in ``GenerationResult.sequences``.
@@ -68,9 +72,12 @@ class EGP(Policy):
         return Replay(reference, torch.full_like(reference, -1))
 
     def decide(self, view: View, prediction: Prediction, memory: Replay) -> tuple[Decision, Memory]:  # noqa: D102
+        unknown = memory.reference == view.mask_id
+        aim = torch.where(unknown, prediction.token, memory.reference)
         same = (prediction.token == memory.previous) | ~view.in_block
-        stuck = same.all(-1) & (view.block_step > 0)
-        right = prediction.open & (prediction.token == memory.reference)
+        # A forward of a block's first cell alone (step -1) comes once and says all that is ever said of that cell.
+        stuck = same.all(-1) & (view.block_step > 0) | (view.block_step < 0)
+        right = prediction.open & (prediction.token == aim)
         write = torch.where(stuck[:, None], prediction.open, right)
-        decision = Decision(write, memory.reference, accepted=right, hold=~write.any(-1))
+        decision = Decision(write, aim, accepted=right, hold=~write.any(-1))
         return decision, Replay(memory.reference, prediction.token)

@@ -85,8 +85,7 @@ POLICIES = (
 def policies() -> tuple[str, ...]:
     """``POLICIES``, and whatever else is registered, by its entry's example."""
     tried = {name.partition(":")[0] for policy in POLICIES for name in policy.replace("(", "+").split("+")}
-    # FreeDavePlus ends some of these cases with "commits nothing and does not hold": a known fault, not yet mended.
-    left = [name for name in REGISTRY if name not in (*tried, "freedaveplus")]
+    left = [name for name in REGISTRY if name not in tried]
     decides = {name: lookup(name).decide is not Policy.decide for name in left}
     return POLICIES + tuple(("" if decides[name] else "threshold:threshold=0.4+") + example(name) for name in left)
 

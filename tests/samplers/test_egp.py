@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from samplers import EGP, AdaBlock, PolicyError, Threshold, parse_policy, spell
+from scripts.random_models import BLOCK_FAMILIES, known_model
 from tests.toys import FAMILIES, MASK, commits, decode, scene, tiny
 
 STATIC = Threshold(2.0)
@@ -47,6 +48,17 @@ def test_any_reference_is_reached() -> None:
         assert tuple(map(tuple, result.sequences)) == reference
         # at worst every commit waits for a forward that repeats the one before it
         assert all(n <= 2 * 16 for n in result.nfe)
+
+
+@pytest.mark.parametrize("family", BLOCK_FAMILIES)
+@pytest.mark.parametrize("cache", ["none", "block"])
+def test_a_block_that_goes_on_behind_the_row(family: str, cache: str) -> None:
+    """Cells that nobody asked for have no reference, and a first cell that is proposed once gets no second chance."""
+    reference = tuple(tuple((row + 3 * cell) % 30 for cell in range(9)) for row in range(4))
+    model = known_model(family, 40, 64, eos=38)
+    result = decode(model, EGP(reference), PROMPTS, cache, max_new_tokens=9, block_length=4)
+    assert tuple(map(tuple, result.sequences)) == reference
+    assert all(n <= 2 * 12 for n in result.nfe)
 
 
 def test_refuses() -> None:

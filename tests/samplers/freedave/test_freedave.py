@@ -285,6 +285,17 @@ def test_plus_goes_on_from_part_of_a_step() -> None:
         assert furthest(drawn, taken[:, None], 0, part).tolist() == [[onward]]
 
 
+def test_plus_in_a_batch_whose_rows_have_fewer_drafts() -> None:
+    """A canvas without a draft of its own, beside a row that has one, is nothing a chain can lead to."""
+    for seed in range(4):
+        for cache in ("none", "prefix"):
+            policy, prompts = FreeDavePlus(Threshold(0.4), drafts=3), [[1, 2, 3], [4], [5, 6]]
+            settings: dict[str, Any] = {"max_new_tokens": 7, "block_length": 3}
+            batch = decode(tiny("llada", seed), policy, prompts, cache, **settings)
+            for row, prompt in enumerate(prompts):
+                assert commits(batch, row) == commits(decode(tiny("llada", seed), policy, [prompt], cache, **settings))
+
+
 def test_what_it_asks_of_the_engine() -> None:
     assert FreeDave().scope == Scope.OPEN and FreeDave(cross_block=True).scope == Scope.REST
     assert FreeDave(TopK(score="entropy")).needs == {"entropy"}
