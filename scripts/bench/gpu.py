@@ -22,9 +22,10 @@ from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.engine.score import score
 from dllm_decode.errors import CacheError
 from dllm_decode.interface.scoring import ScoreRule
-from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
+from dllm_decode.models import NativeModel
 from samplers import Policy, TopK
 from samplers.contract.policy import Forecast
+from scripts.bench import shapes
 from scripts.bench.clock import Clock, walls
 from scripts.bench.measure import machine_rates, middle, prompts_of, time_textbook
 
@@ -119,27 +120,12 @@ def seconds(call: Callable[[], object], device: torch.device, repeats: int = 20)
 def rates(plan: Plan) -> Machine:
     """This machine's matrix product (in the plan's dtype) and copy, each the best of several."""
     if plan.device.type != "cuda":
-        return machine_rates(plan.block, seconds=0.05)
+        return machine_rates(plan.block, seconds=0.05 if plan.dry else 0.5, dtype=plan.dtype)
     x, y = (torch.randn(8192, 8192, device=plan.device, dtype=plan.dtype) for _ in range(2))
     flops = 2.0 * 8192**3 / min(seconds(lambda: x @ y, plan.device))
     big = torch.randn(2**29, device=plan.device)
     out = torch.empty_like(big)
     return Machine(flops, 2.0 * big.nbytes / min(seconds(lambda: out.copy_(big), plan.device)))
-
-
-def config_of(family: str, plan: Plan) -> LLaDAConfig | DreamConfig:
-    """LLaDA-8B's and Dream-7B's published shapes, or the dry run's."""
-    llada, dream = LLaDAConfig(mask_token_id=126336), DreamConfig(
-        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-        num_key_value_heads=4, max_position_embeddings=131072, rope_theta=1e6, mask_token_id=151666,
-    )  # fmt: skip
-    if plan.dry:
-        llada = LLaDAConfig(d_model=64, n_layers=2, n_heads=4, mlp_hidden_size=96, vocab_size=512, mask_token_id=511)
-        dream = DreamConfig(
-            vocab_size=512, hidden_size=56, intermediate_size=96, num_hidden_layers=2, num_attention_heads=14,
-            num_key_value_heads=2, mask_token_id=511,
-        )  # fmt: skip
-    return llada if family == "llada" else dream
 
 
 def kinds_of(plan: Plan, length: int, cache: str) -> tuple[tuple[str, int, int], ...]:
@@ -151,20 +137,8 @@ def kinds_of(plan: Plan, length: int, cache: str) -> tuple[tuple[str, int, int],
 
 
 def random_model(family: str, plan: Plan) -> NativeModel:
-    """Random weights of the family's shape, made on the device; the mask's head row is zero."""
-    config = config_of(family, plan)
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(plan.dtype)
-        with torch.device(plan.device):
-            module: LLaDA | Dream = LLaDA(config) if isinstance(config, LLaDAConfig) else Dream(config)
-    finally:
-        torch.set_default_dtype(before)
-    mask_id = module.config.mask_token_id
-    with torch.no_grad():
-        module.get_output_embeddings().weight[mask_id] = 0  # type: ignore[operator]
-    return NativeModel(module, mask_id=mask_id, name=f"random {family}")
+    """Random weights of a published shape, or of the dry run's."""
+    return shapes.random_model(family, plan.dtype, plan.device, plan.dry)
 
 
 def time_steps(

@@ -28,9 +28,10 @@ from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.models import ForwardInput
 from dllm_decode.models.layers import rotary_tables
-from scripts.bench.gpu import FAMILIES, Plan, config_of, plan_for, rates, seconds
+from scripts.bench.gpu import FAMILIES, Plan, plan_for, rates, seconds
 from scripts.bench.gpu_page import name_of, versions
 from scripts.bench.measure import middle
+from scripts.bench.shapes import config_of
 from scripts.docs_page import markdown_table, put
 
 #: Bytes of keys and values to go through before the first come again: several times a GPU's level-2 cache.
@@ -62,7 +63,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 def elementwise_rows(plan: Plan, machine: Machine, tokens: tuple[int, ...]) -> Iterator[LayerRow]:
     """RMSNorm with residual, and the SiLU gate."""
     for family in FAMILIES:
-        shape = Shape.of(config_of(family, plan), plan.dtype.itemsize)
+        shape = Shape.of(config_of(family, plan.dry), plan.dtype.itemsize)
         for many in tokens:
             for what, width, passes in (("residual and norm", shape.width, 4), ("gate", shape.inner, 3)):
                 x, y = (torch.randn(many, width, device=plan.device, dtype=plan.dtype) for _ in range(2))
@@ -85,7 +86,7 @@ def elementwise_rows(plan: Plan, machine: Machine, tokens: tuple[int, ...]) -> I
 def attention_rows(plan: Plan, machine: Machine) -> Iterator[LayerRow]:
     """A dual block step's attention of one layer, rotation and cache write included, by every back end that can."""
     for family in FAMILIES:
-        shape = Shape.of(config_of(family, plan), plan.dtype.itemsize)
+        shape = Shape.of(config_of(family, plan.dry), plan.dtype.itemsize)
         size = shape.width // shape.heads
         for length in plan.lengths:
             for batch in plan.batches:

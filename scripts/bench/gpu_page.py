@@ -18,8 +18,9 @@ from typing import Literal
 import torch
 
 from dllm_decode.engine.cost import Machine, Shape
-from scripts.bench.gpu import FAMILIES, GpuRow, Plan, config_of, kinds_of
+from scripts.bench.gpu import FAMILIES, GpuRow, Plan, kinds_of
 from scripts.bench.gpu_runs import RunRow
+from scripts.bench.shapes import config_of
 from scripts.docs_page import markdown_table, put
 
 COMMAND = "python -m scripts.bench_decode --gpu"
@@ -121,7 +122,7 @@ def floor_lines(machine: Machine, plan: Plan) -> list[str]:
     """Floors in milliseconds of every shape in the plan, as a Markdown table."""
     body = []
     for family in FAMILIES:
-        shape = Shape.of(config_of(family, plan), plan.dtype.itemsize)
+        shape = Shape.of(config_of(family, plan.dry), plan.dtype.itemsize)
         for cache in ("prefix", "dual"):
             for i, (kind, _, _) in enumerate(kinds_of(plan, 0, cache)):
                 if (cache, kind) == ("prefix", "opening"):

@@ -63,8 +63,8 @@ def random_llada(
     return NativeModel(model, mask_id=vocabulary - 1, name="random")
 
 
-def machine_rates(tokens: int, seconds: float = 0.5) -> Machine:
-    """Measure this machine: an fp32 product of ``tokens`` rows with large weights, and a large copy."""
+def machine_rates(tokens: int, seconds: float = 0.5, dtype: torch.dtype = torch.float32) -> Machine:
+    """Measure this machine: a product of ``tokens`` rows with large weights, and a large copy."""
 
     def best(fn: object, amount: float) -> float:
         times, until = [], time.perf_counter() + seconds
@@ -74,10 +74,10 @@ def machine_rates(tokens: int, seconds: float = 0.5) -> Machine:
             times.append(time.perf_counter() - began)
         return amount / min(times)
 
-    x, w = torch.randn(tokens, 2048), torch.randn(2048, 2048)
+    x, w = torch.randn(tokens, 2048, dtype=dtype), torch.randn(2048, 2048, dtype=dtype)
     flops = best(lambda: x @ w, 2.0 * tokens * 2048 * 2048)
     # Rates of several token counts differ; the floor takes the best this machine ever does.
-    y = torch.randn(512, 2048)
+    y = torch.randn(512, 2048, dtype=dtype)
     flops = max(flops, best(lambda: y @ w, 2.0 * 512 * 2048 * 2048))
     big = torch.randn(2**25)
     out = torch.empty_like(big)

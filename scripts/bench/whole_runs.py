@@ -3,6 +3,7 @@
     python -m scripts.bench.whole_runs                                # LLaDA-8B's shape on a GPU, random bf16 weights
     python -m scripts.bench.whole_runs --model DIR --batch 1 --batch 8 --batch 32    # a checkpoint of any family
     python -m scripts.bench.whole_runs --docs docs/performance.md     # and into the page
+    python -m scripts.bench.whole_runs --cpu --shape sdar-1.7b --policy threshold --prompt 64 --cells 32
     python -m scripts.bench.whole_runs --dry-run                      # the same code on the CPU, shrunken
 
 Random weights are sure of nothing, so most policies commit one cell per forward on them: what is timed is the
@@ -14,12 +15,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated
 from unittest import mock
 
+import torch
 import typer
 
 from dllm_decode.config import GenerationConfig
@@ -27,9 +29,11 @@ from dllm_decode.engine import forward
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import NativeModel, load_model
-from scripts.bench.gpu import FAMILIES, Plan, plan_for, random_model, rates
+from dllm_decode.models.packed import pack_linears
+from scripts.bench.gpu import Plan, plan_for, random_model, rates
 from scripts.bench.gpu_page import name_of, versions
 from scripts.bench.measure import prompts_of, sync, time_textbook
+from scripts.bench.shapes import SHAPES
 from scripts.docs_page import markdown_table, put
 
 POLICIES = ("threshold", "localleap", "freedave", "credit")
@@ -120,26 +124,33 @@ def lines(runs: Sequence[WholeRun]) -> list[str]:
 
 
 def main(
-    family: Annotated[str, typer.Option(help="Random weights of this shape: llada or dream.")] = "llada",
+    shape: Annotated[str, typer.Option(help=f"Random weights of this shape: {', '.join(SHAPES)}.")] = "llada",
     model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder instead.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Rows together; may be given several times.")] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens before the cells.")] = 1000,
+    cells: Annotated[int, typer.Option(min=1, help="Cells to decode.")] = 256,
     pairs: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 3,
+    cpu: Annotated[bool, typer.Option("--cpu", help="On the processor, in bf16; no page is written.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Shrunken shapes on the CPU; the figures mean nothing.")] = False,
     docs: Annotated[Path | None, typer.Option(help="Page to write the table into, between its markers.")] = None,
 ) -> None:
     """Measure; see the module's own text."""
-    if family not in FAMILIES:
-        raise typer.BadParameter(f"there is no shape {family!r}; use {' or '.join(FAMILIES)}.")
-    plan = plan_for(dry_run, docs)
-    plan = Plan(**{**vars(plan), "batches": tuple(batch or (1,))})
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"there is no shape {shape!r}; use {', '.join(SHAPES)}.")
+    plan = Plan(torch.device("cpu")) if cpu else plan_for(dry_run, docs)
+    if not plan.dry:
+        plan = replace(plan, prompt=prompt, suffix=cells)
+    plan = replace(plan, batches=tuple(batch or (1,)))
     where = str(plan.device)
-    loaded = random_model(family, plan) if model is None else load_model(model, device=where, dtype=plan.dtype)
+    loaded = random_model(shape, plan) if model is None else load_model(model, device=where, dtype=plan.dtype)
+    if cpu and model is None:
+        pack_linears(loaded.module)  # as on load
     runs = list(whole_runs(loaded, plan, rates(plan), policy or POLICIES, pairs))
     where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."
     print(f"prompt {plan.prompt}, {plan.suffix} cells; {where}" + (" Dry run." if plan.dry else ""))
     print(*lines(runs), sep="\n")
-    if docs is not None:
+    if docs is not None and not cpu:
         put(docs, "gpu whole runs", [where, "", *lines(runs)])
 
 

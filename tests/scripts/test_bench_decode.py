@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from dllm_decode.engine.cost import Machine
-from dllm_decode.models import load_model
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.models import LLaDA, LLaDAConfig, NativeModel, load_model
 from scripts import bench_decode
-from scripts.bench import bundled
+from scripts.bench import bundled, exact_block
 from scripts.bench.bundled import Workload, bundled_rows, refresh_rows, refresh_table
 from scripts.bench.grow import NAME, Sizes, draw_growth, growth_table, measure_growth, peak_growth
 from scripts.docs_page import put
@@ -116,3 +118,21 @@ def test_a_page_without_markers_is_refused(tmp_path):
     once = page.read_text()
     put(page, "a", ["x"])
     assert page.read_text() == once and "\nx\n" in once
+
+
+def test_the_exact_block_cache_next_to_the_dual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_block, "TASKS", {name: exact_block.TASKS[name] for name in ("copy", "kv_json")})
+    full = LLaDAConfig(
+        d_model=32, n_layers=1, n_heads=2, mlp_hidden_size=32, vocab_size=600, embedding_size=600, mask_token_id=0
+    )
+    tokenizer = load_model("tiny").tokenizer
+    models: dict[str, DenoisingModel] = {}
+    for name, block in (("tiny", None), ("tiny-block", 8)):
+        torch.manual_seed(0)
+        module = LLaDA(LLaDAConfig(**{**full.to_diff_dict(), "block_size": block}))
+        models[name] = NativeModel(module, mask_id=0, tokenizer=tokenizer, name=name)
+    rows, different = exact_block.measure("topk:k=4", 2, models)
+    assert different == 0 and [row.way for row in rows] == list(exact_block.WAYS)
+    by_way = {row.way: row for row in rows}
+    assert by_way[exact_block.EXACT].tokens < by_way[exact_block.PLAIN].tokens
+    assert exact_block.ratio(rows) > 0 and len(exact_block.lines(rows)) == 2 + len(rows)

@@ -13,16 +13,19 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
+from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.capture import graphs
 from dllm_decode.engine.capture.ahead import Lookahead
 from dllm_decode.engine.capture.graphs import StepGraphs
 from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import NativeModel
 from scripts import bench_decode
 from scripts.bench import gpu, gpu_layers, gpu_page, gpu_runs, gpu_smoke, whole_runs
 from scripts.bench.gpu import GpuRow, Plan
 from scripts.bench.gpu_page import BARS, H200
 from scripts.bench.gpu_runs import Paced, RunRow
+from scripts.bench.shapes import SHAPES, config_of, random_model
 from tests.dllm_decode.engine.capture.test_graphs import Repeater
 
 CPU = torch.device("cpu")
@@ -48,7 +51,7 @@ def test_floors_of_an_h200(family: str, kind: str, expected: tuple[float, ...]) 
 
 def test_floors_follow_the_formula() -> None:
     # LLaDA-8B's weights are read once: 2 bytes each at 4.3 TB/s, and the cached keys of 1024 + 32 tokens.
-    shape = Shape.of(gpu.config_of("llada", Plan(CPU)), 2)
+    shape = Shape.of(config_of("llada"), 2)
     assert shape.trunk == pytest.approx(6.979e9, rel=1e-3) and shape.kv_bytes == 524_288
     read = 2 * (shape.trunk + shape.head) + shape.kv_bytes * (1024 + 32)
     assert shape.floor(H200, 1, 32, 1024, 16, cached=True) == pytest.approx(read / 4.3e12)
@@ -211,7 +214,7 @@ def test_whole_runs_of_a_shape_and_of_a_checkpoint(monkeypatch: pytest.MonkeyPat
     # Three blocks of four cells, two cells a forward.
     assert run.forwards == 6 and run.ahead > 0 and run.plain > 0 and run.textbook is not None and run.textbook > 0
     opening, step = (
-        Shape.of(gpu.config_of("llada", DRY), 4).floor(machine, 1, tokens, 32, heads, cached=True)
+        Shape.of(config_of("llada", small=True), 4).floor(machine, 1, tokens, 32, heads, cached=True)
         for tokens, heads in ((32, 4), (4, 2))
     )
     assert run.allowed == pytest.approx(12 / (3 * opening + 3 * step))
@@ -219,5 +222,24 @@ def test_whole_runs_of_a_shape_and_of_a_checkpoint(monkeypatch: pytest.MonkeyPat
     app.command()(whole_runs.main)
     done = CliRunner().invoke(app, ["--dry-run", "--model", "tiny", "--policy", "threshold", "--batch", "2"])
     assert done.exit_code == 0 and "| tiny | threshold | 2 |" in done.output, done.output
-    refused = CliRunner().invoke(app, ["--dry-run", "--family", "mercury"])
-    assert refused.exit_code == 2 and "llada or dream" in refused.output
+    refused = CliRunner().invoke(app, ["--dry-run", "--shape", "mercury"])
+    assert refused.exit_code == 2 and "sdar-8b" in refused.output
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_every_shape_has_a_small_one_that_decodes(shape: str) -> None:
+    model = random_model(shape, torch.float32, CPU, small=True)
+    config = GenerationConfig(max_new_tokens=8, block_length=4)
+    cache = "block" if model.attention_block else "dual"
+    assert DiffusionSampler(model, "topk:k=2", cache, config).generate([[1, 2, 3]]).nfe[0] >= 4
+    assert type(config_of(shape)) is type(model.module.config)
+
+
+def test_shapes_have_the_published_sizes() -> None:
+    # Weights in billions; of the mixture those that one token touches apart.
+    sizes = {name: Shape.of(config_of(name), 2) for name in SHAPES}
+    assert {n: round((s.trunk + 2 * s.head) / 1e9, 1) for n, s in sizes.items()} == {
+        "llada": 8.0, "dream": 7.6, "sdar-1.7b": 2.0, "sdar-8b": 8.2, "llada2-mini": 16.2,
+    }  # fmt: skip
+    mini = sizes["llada2-mini"]
+    assert (mini.touched(1) + 2 * mini.head) / 1e9 == pytest.approx(1.4, abs=0.1)
