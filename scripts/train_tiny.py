@@ -22,10 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.tiny.data import NAMES, SHOTS_SHARE, Batch, batches
+from scripts.tiny.data import batches
+from scripts.tiny.masks import Batch
 from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
+from scripts.tiny.rows import NAMES, SHOTS_SHARE
 from scripts.tiny.validate import accuracy
 
 EXTRA = 2 + 2 * len(NAMES)  # travels with the gradient: loss weight, seconds, loss and weight per task

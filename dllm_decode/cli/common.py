@@ -180,7 +180,7 @@ def check_batch_size(size: int) -> None:
 
 def check_cache(name: str) -> None:
     """Refuse an unknown cache before the model is loaded."""
-    from dllm_decode.engine.forward import CACHES
+    from dllm_decode.config import CACHES
     from samplers.registry import suggest
 
     if name not in ("auto", *CACHES):

@@ -1,11 +1,15 @@
-"""What a step changed, row by row: the lines of a trace."""
+"""What a step changed, row by row: the lines of a trace, and what a listener hears."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dllm_decode.engine.canvas import Rows
+from dllm_decode.engine.events import StepEvent
+from dllm_decode.engine.request import Request
 from dllm_decode.engine.trace import TraceStep
 from samplers import Decision, Prediction, View
 
@@ -71,3 +75,58 @@ def _confidence(prediction: Prediction, decision: Decision) -> Tensor:
     by_branch = prediction.confidence.unflatten(0, (-1, prediction.branches))
     turn = torch.zeros_like(decision.values) if decision.turn is None else decision.turn.clamp(min=0)
     return by_branch.gather(1, turn[:, None])[:, 0]
+
+
+def events_of(
+    requests: Sequence[Request | None],
+    deltas: Sequence[TraceStep],
+    group: Rows,
+    after: View,
+    opening: Tensor,
+    where: tuple[Tensor, Tensor, Tensor],
+    revises: bool,
+) -> list[StepEvent | None]:
+    """The event of every row of a step whose request listens.
+
+    Args:
+        requests: of the rows.
+        deltas: what the step changed in them.
+        group: the rows after it.
+        after: their view.
+        opening: bool ``[R]``, the step opened a block.
+        where: long ``[R]`` each, that block's start, end and index.
+        revises: the policy may take back what it commits.
+    """
+    settled, length = settled_cells(after), torch.minimum(group.length, group.budget)
+    if revises:  # what may still be revoked is not settled
+        settled = torch.where(group.live, torch.minimum(settled, group.start), settled)
+    live, starts, ends, blocks = group.live.tolist(), *(x.tolist() for x in where)
+    lengths, opens, asked = length.tolist(), opening.tolist(), group.budget.tolist()
+    events: list[StepEvent | None] = []
+    for i, (request, step) in enumerate(zip(requests, deltas, strict=True)):
+        if request is None or request.on_step is None:
+            events.append(None)
+            continue
+        shown = [k for k, cell in enumerate(step.cells) if cell < asked[i]]
+        events.append(
+            StepEvent(
+                row=request.row,
+                step=step.step,
+                block=blocks[i],
+                start=starts[i],
+                end=ends[i],
+                opening=opens[i],
+                tokens=tuple(after.tokens[i, : lengths[i]].tolist()),
+                cells=tuple(step.cells[k] for k in shown),
+                values=tuple(step.new[k] for k in shown),
+                confidence=tuple(step.confidence[k] for k in shown),
+                settled=int(settled[i]),
+                finished=not live[i],
+            )
+        )
+    return events
+
+
+def settled_cells(view: View) -> Tensor:
+    """Long ``[B]``: leading cells without a mask, of those asked for."""
+    return ((view.masked.cumsum(-1) == 0) & view.valid).sum(-1).minimum(view.budget)

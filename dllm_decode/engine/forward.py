@@ -12,13 +12,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dllm_decode.config import CACHES, GenerationConfig
+from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.attended import attention_of
 from dllm_decode.engine.blocks import BlockGrid
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
 from dllm_decode.engine.layout import Layout, flat_cells, fold_branches, lay_out
+from dllm_decode.engine.reach import Reach
 from dllm_decode.engine.step import ModelStep
 from dllm_decode.errors import DllmError, NotFiniteError
 from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
@@ -27,13 +28,6 @@ from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 from samplers import Composition, Prediction, Query, View
 from samplers.contract import Scope
 
-__all__ = ["CACHES", "Forwarder", "can_shadow"]
-
-
-def can_shadow(model: DenoisingModel) -> bool:
-    """Whether shadow cells work: a twin must hide its original, and be scored where it stands (no shift)."""
-    return model.supports_branches and not model.shift
-
 
 class Forwarder:
     """Sends rows through a model and returns predictions in generation coordinates."""
@@ -41,8 +35,9 @@ class Forwarder:
     def __init__(
         self, model: DenoisingModel, policy: Composition, config: GenerationConfig, cache: str, rows: int, slots: int
     ) -> None:
-        self.model, self.policy, self.config, self.cache_kind = model, policy, config, cache
+        self.model, self.policy, self.config = model, policy, config
         self.grid = BlockGrid.of(model, config, cache)
+        self.reach = Reach(policy, config, cache, model.shift, self.grid)
         self.guided = config.guidance > 0
         # Guidance keeps the unconditional rows behind the conditional ones in the same cache.
         self.rows = rows
@@ -70,22 +65,10 @@ class Forwarder:
         """Time in the model so far."""
         return self.step.seconds + (0.0 if self.seed_step is self.step else self.seed_step.seconds)
 
-    def opening_span(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Long ``[B]`` twice: first slot and the one after the last of each row's next forward if it opens a block."""
-        if self.grid is not None:
-            return self.grid.span(rows)
-        return torch.zeros_like(rows.offset), rows.offset + rows.length
-
-    def furthest(self, rows: Rows) -> Tensor:
-        """Long ``[R]``: the cell behind the last one that each row's block may reach to."""
-        if self.grid is None:
-            return rows.length
-        return torch.minimum(self.grid.ends(rows.offset + rows.start) - rows.offset, rows.length)
-
     def predict(
         self, group: Rows, ids: Tensor, view: View, query: Query | None, opening: Tensor, alone: bool = False
-    ) -> tuple[Prediction, Tensor]:
-        """Forward a group of rows once.
+    ) -> Prediction:
+        """Forward a group of rows once; the prediction's ``predicted`` says which cells were scored.
 
         Args:
             group: the rows; their cost counters are updated.
@@ -94,79 +77,27 @@ class Forwarder:
             query: what the policy wants forwarded, or ``None``.
             opening: bool ``[R]``, the block's first forward.
             alone: these are all the live rows.
-
-        Returns:
-            The prediction and the scope it was made with, bool ``[R, G]``.
         """
-        full = self.cache is None or bool(self.is_full(group).all())
-        first, last = self._span(group, view, full)
-        wanted = self._scope(view, opening)
-        if self.grid is not None:
-            wanted &= self.grid.predicts(group, view.index)
-        elif not full:
-            slot = view.index + group.offset[:, None]
-            wanted &= (slot < last[:, None]) & ((slot - self.model.shift).clamp(min=0) >= first[:, None])
-
-        canvases = None if query is None else query.canvases
-        if canvases is None:
-            shadow = None if query is None else query.shadow
-            if shadow is not None and not can_shadow(self.model):
+        full = self.cache is None or bool(self.reach.is_full(group).all())
+        first, last = self.reach.span(group, view, full)
+        wanted = self.reach.scored(group, view, opening, None if full else (first, last))
+        query = Query() if query is None else query
+        if query.canvases is None:
+            shadow = query.shadow
+            if shadow is not None and not self.model.can_shadow:
                 raise DllmError(
                     f"model {self.model.name!r} cannot forward shadow cells; a policy that asks for them must refuse "
                     "it when it is bound (Setting.shadows is False)."
                 )
             layout = lay_out(group.slots, first, last, shadow, group.offset, self.model.mask_id)
-            layout = replace(layout, joint=query is not None and query.joint and layout.branch is not None)
+            layout = replace(layout, joint=query.joint and layout.branch is not None)
             prediction = self._run(layout, group, ids, view, wanted, shadow, alone)
         else:
-            used = query.used if query is not None and query.used is not None else None
-            used = torch.ones(canvases.shape[:2], dtype=torch.bool, device=canvases.device) if used is None else used
-            prediction = self._run_branches(group, ids, view, canvases, used, first, last, wanted)
+            every = torch.ones(query.canvases.shape[:2], dtype=torch.bool, device=wanted.device)
+            used = every if query.used is None else query.used
+            prediction = self._run_branches(group, ids, view, query.canvases, used, first, last, wanted)
         group.full_forwards += int(full)
-        return prediction, wanted
-
-    def is_full(self, rows: Rows) -> Tensor:
-        """Bool ``[R]``: rows whose next forward covers the whole row and refills the cache."""
-        due = (rows.block_step == 0) & (rows.block_index == 0)
-        if self.grid is not None:
-            return torch.zeros_like(due)  # a block's opening has what is not final, never the whole row
-        if self.config.refresh != "window":
-            due = (rows.block_step == 0) & (rows.block_index % self.config.refresh == 0)
-        return due
-
-    def _span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
-        """Long ``[R]`` twice: first slot of the forward and the one after its last."""
-        whole = group.offset + group.length
-        if self.grid is not None:
-            return self.grid.span(group)
-        if full:
-            return torch.zeros_like(whole), whole
-        start, end = group.offset + group.start, group.offset + group.end
-        if self.model.shift:
-            # A shifted model scores cell s from slot s - 1: forward that too if the block's first cell was still owed
-            # after the opening. Fixed for the block, or what a forward sees would depend on when that cell was
-            # committed, and a draft of it would not be predicted as the canvas that it becomes.
-            # A part that reads the whole block reads that cell's score even when it is committed.
-            owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0] | (Scope.BLOCK in self.policy.scope)
-            start = start - (owed & (start > 0)).long()
-        opening, reach = group.block_step == 0, self.config.refresh_window
-        stale = torch.minimum(group.offset + group.opened, start - reach)
-        start = torch.where(opening, stale.clamp(min=0), start)
-        end = torch.where(opening, torch.minimum(end + reach, whole), end)
-        return start, end if self.cache_kind == "dual" else whole
-
-    def _scope(self, view: View, opening: Tensor) -> Tensor:
-        """Bool ``[R, G]``: cells whose logits the policy wants from this forward."""
-
-        def cells(scope: Scope) -> Tensor:
-            if Scope.ALL in scope:
-                return view.valid.clone()
-            inside = view.masked.clone() if Scope.REST in scope else view.open
-            return inside | view.in_block if Scope.BLOCK in scope else inside
-
-        scope, at_opening = self.policy.scope, self.policy.opening_scope
-        inside = cells(scope)
-        return inside if scope == at_opening else torch.where(opening[:, None], cells(at_opening), inside)
+        return prediction
 
     def _run(
         self, layout: Layout, group: Rows, ids: Tensor, view: View, wanted: Tensor, shadow: Tensor | None, alone: bool
@@ -190,20 +121,18 @@ class Forwarder:
             cells = torch.cat([cells, flat_cells(prompt, at, layout)])
         draws = None
         if self.step.counted:
-            drawn = [
+            drawn = (
                 self._draws(mark, group, layout.owner, torch.full_like(layout.owner, i), view.generators)
                 for i, mark in enumerate(marks)
-            ]
-            draws = Draws.cat(drawn)
+            )
+            draws = Draws.cat(list(drawn))
         held = None if shadow is None else torch.cat([view.tokens[mark] for mark in marks])
-        whose = layout.owner
         barred = self._barred(view, marks)
         if watch is not None:
             marks = [*marks, prompt]
             barred = None if barred is None else torch.cat([barred, barred.new_zeros(int(prompt.sum()))])
-        scores = self._forward(
-            layout, group, ids, cells, marks, whose, view.generators, draws, alone, held, barred, watch
-        )
+        whose, dice = layout.owner, view.generators
+        scores = self._forward(layout, group, ids, cells, marks, whose, dice, draws, alone, held, barred, watch)
         size = int(wanted.sum())
         prediction = self._spread(scores, slice(0, size), wanted, view)
         if shadow is not None:
@@ -301,8 +230,7 @@ class Forwarder:
         scores = step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):
             raise self._not_finite(scores, marks, group, whose)
-        self.calls += 1
-        cost = 2 if self.guided else 1
+        self.calls, cost = self.calls + 1, 1 + self.guided
         group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
         group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
         return scores
@@ -316,11 +244,11 @@ class Forwarder:
         """The first row and step at fault. A softmax over NaN or infinity is NaN, wherever in the row it stands."""
         rows = torch.cat([mark.nonzero()[:, 0] for mark in marks]).to(scores.confidence.device)
         row = int(whose[rows[~scores.confidence.isfinite()][0]])
-        wide = self.model.dtype == torch.float32
+        named = str(self.model.dtype).removeprefix("torch.")
         return NotFiniteError(
             f"model {self.model.name!r} gave scores that are no finite numbers (row {int(group.name[row])}, step "
-            f"{int(group.step[row]) + 1}, in {str(self.model.dtype).removeprefix('torch.')}); try "
-            + ("another dtype, or another copy of its weights." if wide else "another dtype, such as float32.")
+            f"{int(group.step[row]) + 1}, in {named}); try "
+            f"another {'dtype, or another copy of its weights' if named == 'float32' else 'dtype, such as float32'}."
         )
 
     @staticmethod
@@ -343,6 +271,9 @@ class Forwarder:
             out[where] = values[part]
             return out
 
+        def taken(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[part]
+
         token, confidence = spread(scores.token), spread(scores.confidence)
         assert token is not None and confidence is not None
         return Prediction(
@@ -353,9 +284,9 @@ class Forwarder:
             entropy=spread(scores.entropy),
             margin=spread(scores.margin),
             logit_margin=spread(scores.logit_margin),
-            logits=None if scores.logits is None else scores.logits[part],
-            logsumexp=None if scores.logsumexp is None else scores.logsumexp[part],
+            logits=taken(scores.logits),
+            logsumexp=taken(scores.logsumexp),
             held=spread(scores.held),
-            probs=None if scores.probs is None else scores.probs[part],
+            probs=taken(scores.probs),
             cells=None if scores.logits is scores.probs is None else where.flatten().nonzero()[:, 0],
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.blocks import BlockGrid
 from dllm_decode.engine.canvas import Rows
-from dllm_decode.engine.deltas import deltas_of
+from dllm_decode.engine.deltas import deltas_of, events_of
 from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.forward import Forwarder
 from dllm_decode.engine.past import Past
@@ -150,14 +150,14 @@ class Batch:
         if query is not None and query.canvases is not None:
             self._refuse_drafts(opening)
         spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
-        prediction, _ = self.forwarder.predict(group, ids, view, query, opening, alone)
+        prediction = self.forwarder.predict(group, ids, view, query, opening, alone)
         group.step = group.step + 1
         group.opened = torch.where(inside, group.opened, group.start)
 
         if bool(opening.any()):
             length = policy.block_length(view, prediction, memory)
             if length is not None:
-                end = torch.minimum(group.start + length.clamp(min=1), self.forwarder.furthest(group))
+                end = torch.minimum(group.start + length.clamp(min=1), self.forwarder.reach.furthest(group))
                 group.end = torch.where(opening, end, group.end)
         view = self._view(group, places)
         before = () if self.past is None else self.past.of(places, prediction)
@@ -207,7 +207,8 @@ class Batch:
                 trace.steps.append(delta)
         if not any(request is not None and request.on_step is not None for request in requests):
             return {}
-        return self._events(places, requests, deltas, group, after, ~inside, where)
+        events = events_of(requests, deltas, group, after, ~inside, where, policy.revises)
+        return {place: event for place, event in zip(places, events, strict=True) if event is not None}
 
     def _view(self, rows: Rows, places: list[int]) -> View:
         generators = tuple(g for g in (self.generators[place] for place in places) if g is not None)
@@ -258,44 +259,3 @@ class Batch:
         if decision.length is not None:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)
-
-    def _events(
-        self,
-        places: list[int],
-        requests: list[Request | None],
-        deltas: list[TraceStep],
-        group: Rows,
-        after: View,
-        opening: Tensor,
-        where: tuple[Tensor, Tensor, Tensor],
-    ) -> dict[int, StepEvent]:
-        settled, length = settled_cells(after), torch.minimum(group.length, group.budget)
-        if self.policy.revises:  # what may still be revoked is not settled
-            settled = torch.where(group.live, torch.minimum(settled, group.start), settled)
-        live, starts, ends, blocks = group.live.tolist(), *(x.tolist() for x in where)
-        lengths, opens, asked = length.tolist(), opening.tolist(), group.budget.tolist()
-        events = {}
-        for i, (place, request, step) in enumerate(zip(places, requests, deltas, strict=True)):
-            if request is None or request.on_step is None:
-                continue
-            shown = [k for k, cell in enumerate(step.cells) if cell < asked[i]]
-            events[place] = StepEvent(
-                row=request.row,
-                step=step.step,
-                block=blocks[i],
-                start=starts[i],
-                end=ends[i],
-                opening=opens[i],
-                tokens=tuple(after.tokens[i, : lengths[i]].tolist()),
-                cells=tuple(step.cells[k] for k in shown),
-                values=tuple(step.new[k] for k in shown),
-                confidence=tuple(step.confidence[k] for k in shown),
-                settled=int(settled[i]),
-                finished=not live[i],
-            )
-        return events
-
-
-def settled_cells(view: View) -> Tensor:
-    """Long ``[B]``: leading cells without a mask, of those asked for."""
-    return ((view.masked.cumsum(-1) == 0) & view.valid).sum(-1).minimum(view.budget)

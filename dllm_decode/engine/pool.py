@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.deltas import settled_cells
 from dllm_decode.engine.events import StepEvent
-from dllm_decode.engine.loop import Batch, settled_cells
+from dllm_decode.engine.loop import Batch
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
@@ -167,7 +168,7 @@ class Pool:
         waiting = False
         if budget is not None and bool(costly.any()):
             keep = ~costly
-            first, last = forwarder.opening_span(rows)
+            first, last = forwarder.reach.opening_span(rows)
             sizes = (last - first)[live] * (2 if forwarder.guided else 1)
             at = costly.nonzero()[:, 0].tolist()
             for number, i in enumerate(sorted(at, key=lambda i: self._due[int(live[i])])):
@@ -180,7 +181,7 @@ class Pool:
         if forwarder.cache is None and not {"query", "block_length"} <= set(self.batch.policy.roles):
             seeds = rows.block_step[live] < 0  # without a cache every other forward is the full row
             return [ids for ids in (live[seeds], live[~seeds]) if len(ids)], waiting
-        full, seeds = forwarder.is_full(rows)[live], rows.block_step[live] < 0
+        full, seeds = forwarder.reach.is_full(rows)[live], rows.block_step[live] < 0
         groups = [live[full], live[opening & ~full & ~seeds], live[seeds], live[~opening]]
         return [ids for ids in groups if len(ids)], waiting
 

@@ -6,29 +6,25 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dllm_decode.config import GenerationConfig
+from dllm_decode.config import CACHES, GenerationConfig
+from dllm_decode.engine.binding import bind
 from dllm_decode.engine.blocks import check_cache_fits, default_cache, fit_config
 from dllm_decode.engine.cost import memory_errors_explained
 from dllm_decode.engine.events import StepEvent
-from dllm_decode.engine.forward import CACHES, can_shadow
 from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.engine.pool import Feed
 from dllm_decode.engine.prompts import Prompt, lay_out, several
 from dllm_decode.engine.randomness import Place, places_of
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.engine.result import GenerationResult
-from dllm_decode.engine.row_costs import row_costs
 from dllm_decode.engine.streaming import StreamRelay
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
-from samplers import Composition, EosStop, Policy, Prediction, Setting, View, parse_policy, spell
-from samplers.contract import Scope
+from samplers import Composition, Policy, Prediction, View, parse_policy, spell
 from samplers.registry import suggest
-from samplers.stop_strings import StopStrings
 
 log = logging.getLogger(__name__)
 
@@ -90,56 +86,7 @@ class DiffusionSampler:
         return f"DiffusionSampler({self.model.name!r}, policy={spell(self.policy)!r}, cache={self.cache!r})"
 
     def _bound(self, config: GenerationConfig) -> Composition:
-        config, tokenizer = fit_config(self.model, config), self.model.tokenizer
-        policy = self.policy
-        if config.early_stop and self.model.eos_ids:
-            policy = policy.beside(EosStop())
-        if config.stop:
-            if tokenizer is None:
-                raise DllmError(f"model {self.model.name!r} has no tokenizer, so stop={config.stop!r} cannot be read.")
-            stop = StopStrings(config.stop, partial(tokenizer.decode, skip_special_tokens=False), policy.revises)
-            policy = Composition.of(policy, stop)
-        setting = Setting(
-            mask_id=self.model.mask_id,
-            eos_ids=self.model.eos_ids,
-            vocab_size=self.model.vocab_size,
-            cache=self.cache,
-            shift=self.model.shift,
-            block_length=config.block_length,
-            max_new_tokens=None if config.infill else config.max_new_tokens,
-            temperature=config.temperature,
-            model_name=self.model.name,
-            token_ids=None if tokenizer is None else tokenizer.encode,
-            delimiter_ids=_delimiter_ids(self.model),
-            shadows=can_shadow(self.model),
-            attention=self.model.shows_attention and self.cache == "none",
-            family=self.model.family,
-            row_costs=row_costs(self.model, self.cache, config, self._decode),
-            horizon=self.model.attention_block,
-        )
-        bound = policy.bind(setting)
-        if self.model.seeded and bound.revises:
-            raise DllmError(
-                f"{spell(self.policy)} takes back or changes what is committed, but {self.model.name!r} cannot "
-                "predict the first cell of a block again; use a policy that keeps what it commits."
-            )
-        if Scope.REST in bound.opening_scope and self.cache != "none" and config.refresh != 1:
-            raise DllmError(
-                f"{spell(self.policy)} reads the whole row on every opening forward, which refresh={config.refresh!r} "
-                "shortens; use refresh=1."
-            )
-        if config.branches == "tree" and not self.model.supports_branches:
-            raise DllmError(
-                f"model {self.model.name!r} cannot hide tokens of one row from each other, so branches='tree' cannot "
-                "work; use 'auto' or 'expand'."
-            )
-        bad = [i for i in config.suppress_tokens if i >= self.model.vocab_size]
-        if bad:
-            raise DllmError(f"suppress_tokens holds {bad[0]}, but the vocabulary has {self.model.vocab_size} tokens.")
-        left = self.model.vocab_size - len({*config.suppress_tokens, self.model.mask_id})
-        if left - len({*self.model.eos_ids} - {*config.suppress_tokens}) * config.infill < 1:
-            raise DllmError(f"suppress_tokens holds {len(config.suppress_tokens)} tokens and leaves none to propose.")
-        return bound
+        return bind(self.policy, self.model, self.cache, config, self._decode)
 
     def _decode(self, policy: str, prompt: list[int], config: GenerationConfig) -> Iterator[StepEvent]:
         """Decode a prompt as this sampler would under another policy."""
@@ -298,15 +245,3 @@ class DiffusionSampler:
     def check(self, prompts: Prompt | Sequence[Prompt], *, chat: bool | None = None, **overrides: Any) -> None:
         """Raise what :meth:`generate` would raise for these prompts and settings, without a forward."""
         self.requests(prompts, chat=chat, **overrides)
-
-
-def _delimiter_ids(model: DenoisingModel) -> tuple[int, ...]:
-    """AdaBlock's default delimiters: the family's published list if the vocabulary is the family's, else the newline.
-
-    A small model of the family, or one with another tokenizer, has other tokens at those ids.
-    """
-    newline = [] if model.tokenizer is None else model.tokenizer.encode("\n")
-    listed = model.delimiter_ids
-    if listed and max(listed) < model.vocab_size and (model.tokenizer is None or newline == [listed[0]]):
-        return listed
-    return tuple(newline) if len(newline) == 1 else ()

@@ -58,6 +58,11 @@ class DenoisingModel(ABC):
     supports_branches: bool
     shows_attention: bool = False
 
+    @property
+    def can_shadow(self) -> bool:
+        """Whether shadow cells work: a twin must hide its original, and be scored where it stands (no shift)."""
+        return self.supports_branches and not self.shift
+
     @abstractmethod
     def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:
         """Forward all tokens; return what `head` takes at some of them.

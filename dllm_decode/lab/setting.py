@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode import __version__
-from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
-from dllm_decode.engine.forward import CACHES
+from dllm_decode.config import BLOCK_LENGTH, CACHES, GenerationConfig
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.points import STATIC, Point, points
 from dllm_decode.lab.problems import is_oracle, task_names

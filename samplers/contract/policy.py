@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from operator import or_
 from typing import Any, Literal
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.fields import check_fields
-from samplers.contract.memory import Memory, put_rows
+from samplers.contract.memory import Memory
 from samplers.contract.setting import Scope as Scope
+from samplers.contract.turns import fill_last, turn_by_turn
 
 #: What a forward will probably commit: cells from a confidence on (and always the best), or so many of the best.
 Forecast = tuple[Literal["threshold", "top"], float]
@@ -257,48 +258,14 @@ class Composition(Policy):
         if not self.playing("finish"):
             return decision, memory
         if decision.turn is not None and prediction.branches > 1:
-            return self._finish_turns(view, prediction, decision, memory)
-        done, memory = self._in_turn("finish", memory, decision, partial(_finish, view, prediction))
-        return replace(done, order=_order(done, done.write & ~decision.write, prediction)), memory
+            return turn_by_turn(self._finish, view, prediction, decision, memory)
+        done, memory = self._finish(view, prediction, decision, memory)
+        return replace(done, order=fill_last(done, done.write & ~decision.write, prediction)), memory
 
-    def _finish_turns(
+    def _finish(
         self, view: View, prediction: Prediction, decision: Decision, memory: Memory
     ) -> tuple[Decision, Memory]:
-        """Show the parts one turn after the other, as if each had been a forward; a row that ends keeps no later turn.
-
-        So what a rule does under a part that stops or cuts rows does not depend on how many forwards it took.
-        """
-        turns, values = decision.turn, decision.values
-        order, confidence = decision.order, decision.confidence
-        assert turns is not None and order is not None and confidence is not None
-        write = torch.zeros_like(decision.write)
-        stop = hold = torch.zeros_like(view.start, dtype=torch.bool)
-        length = view.length
-        before: tuple[Tensor, Tensor, Tensor] | None = None
-        for turn in range(int(turns.max()) + 1):
-            now = decision.write & (turns == turn) & ~(stop | (length < view.length))[:, None]
-            rows = now.any(-1)
-            if not bool(rows.any()):
-                continue
-            if before is not None:
-                view = view.after(*before).moved()
-            said = prediction.pick(turn)
-            part = replace(decision, write=now, stop=None, length=None, turn=None)
-            done, after = self._in_turn("finish", memory, part, partial(_finish, view, said))
-            memory = put_rows(rows, after, memory)
-            taken = done.write & rows[:, None]
-            filled = taken & ~now
-            write, values = write | taken, torch.where(taken, done.values, values)
-            order = torch.where(taken, _order(done, filled, said), order)
-            confidence = torch.where(filled, said.confidence, confidence)
-            if done.stop is not None:
-                stop = stop | (done.stop & rows)
-            if done.hold is not None:
-                hold = hold | (done.hold & rows)
-            if done.length is not None:
-                length = torch.where(rows, torch.minimum(length, done.length), length)
-            before = taken, values, rows
-        return Decision(write, values, stop, length, order, confidence, hold), memory
+        return self._in_turn("finish", memory, decision, lambda part, d, m: part.finish(view, prediction, d, m))
 
     def _in_turn(
         self, role: str, memory: Memory, value: Any, call: Callable[[Policy, Any, Memory], tuple[Any, Memory]]
@@ -307,15 +274,3 @@ class Composition(Policy):
         for i in self.playing(role):
             value, memories[i] = call(self.parts[i], value, memories[i])
         return value, tuple(memories)
-
-
-def _order(done: Decision, filled: Tensor, prediction: Prediction) -> Tensor:
-    """Fp64 ``[B, G]``: the order of a decision, in which the cells ``filled`` by finishing parts come last."""
-    order = -prediction.confidence if done.order is None else done.order
-    return order.double().masked_fill(filled, torch.inf)
-
-
-def _finish(
-    view: View, prediction: Prediction, part: Policy, decision: Decision, memory: Memory
-) -> tuple[Decision, Memory]:
-    return part.finish(view, prediction, decision, memory)

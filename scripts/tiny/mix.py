@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from dllm_decode.tasks import group
-from scripts.tiny.data import NAMES
+from scripts.tiny.rows import NAMES
 
 
 def parse_emphasis(text: str) -> dict[str, float]:

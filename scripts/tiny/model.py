@@ -12,7 +12,8 @@ from transformers.utils.logging import disable_progress_bar
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, save_tokenizer, vocabulary
-from scripts.tiny.data import NAMES, Batch
+from scripts.tiny.masks import Batch
+from scripts.tiny.rows import NAMES
 
 
 def build_model(width: int, layers: int, heads: int, inner: int, seed: int, block: int | None = None) -> LLaDA:

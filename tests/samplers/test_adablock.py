@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from dllm_decode.engine.sampler import _delimiter_ids
+from dllm_decode.engine.binding import delimiter_ids
 from dllm_decode.models.dream import DREAM_DELIMITERS
 from samplers import AdaBlock, LocalLeap, PolicyError, Setting, Threshold, parse_policy, spell, volatility_band
 from tests.toys import FAMILIES, MASK, decode, scene, tiny
@@ -125,11 +125,11 @@ def test_dream_brings_its_list_only_with_its_vocabulary() -> None:
         return SimpleNamespace(vocab_size=vocab, tokenizer=codec, delimiter_ids=DREAM_DELIMITERS)
 
     assert tiny("dream").delimiter_ids == DREAM_DELIMITERS and tiny("llada").delimiter_ids == ()
-    assert _delimiter_ids(model(152_064, 198)) == DREAM_DELIMITERS
-    assert _delimiter_ids(model(152_064, None)) == DREAM_DELIMITERS
-    assert _delimiter_ids(model(152_064, 13)) == (13,)  # another tokenizer
-    assert _delimiter_ids(model(300, 198)) == (198,)  # a small one
-    assert _delimiter_ids(model(300, None)) == ()
+    assert delimiter_ids(model(152_064, 198)) == DREAM_DELIMITERS
+    assert delimiter_ids(model(152_064, None)) == DREAM_DELIMITERS
+    assert delimiter_ids(model(152_064, 13)) == (13,)  # another tokenizer
+    assert delimiter_ids(model(300, 198)) == (198,)  # a small one
+    assert delimiter_ids(model(300, None)) == ()
 
 
 @pytest.mark.parametrize(

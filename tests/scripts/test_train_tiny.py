@@ -17,10 +17,12 @@ from dllm_decode.models.llada import LLaDA
 from dllm_decode.models.native import NativeModel
 from dllm_decode.tasks import TASKS, long_tasks
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
-from scripts.tiny.data import FAR_WEIGHT, NAMES, SHARES, TAIL_WEIGHT, batches, make_row, mask_rows
+from scripts.tiny.data import batches
+from scripts.tiny.masks import FAR_WEIGHT, SHARES, TAIL_WEIGHT, mask_rows
 from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model
 from scripts.tiny.optim import orthogonalize
+from scripts.tiny.rows import NAMES, make_row
 from scripts.tiny.validate import decode_blocks
 from scripts.train_tiny import Run, Trainer, learning_rate
 

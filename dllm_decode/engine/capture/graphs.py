@@ -92,8 +92,8 @@ class StepGraphs:
         Recordings point into a cache, so that they outlive a run only if the cache does.
 
         Args:
-            rows: rows needed. ``slots``: slots needed.
-            slots: see ``rows``.
+            rows: at least so many.
+            slots: of each row.
         """
         free = self._borrower is None or self._borrower() is None
         if free and self._kept is not None:
@@ -149,8 +149,8 @@ class StepGraphs:
         """Replay the step, recording it first if need be; ``None`` = run it eagerly.
 
         Args:
-            inp: on the host. ``cells``: long ``[M]``, flat indices into ``R * Q``.
-            cells: see ``inp``.
+            inp: on the host.
+            cells: long ``[M]``, flat indices into ``R * Q``.
             rule: how to score.
             draws: keys of the noise, when the rule has a temperature.
             guided: whether classifier-free guidance is on.
@@ -216,9 +216,10 @@ class StepGraphs:
         if recording is not None:
             self.recordings.move_to_end(key)
             self._fill(recording, bucket, inp, cells, draws)
-        elif key in self._broken or not self._often(key):
-            return None
         else:
+            self._seen[key] += 1
+            if key in self._broken or self._seen[key] < self.sightings:
+                return None
             try:
                 recording = self._record(bucket, inp, cells, rule, draws)
             except RuntimeError as error:
@@ -231,11 +232,6 @@ class StepGraphs:
         recording.replay()
         recording.read.copy_(recording.out, non_blocking=True)
         return recording
-
-    def _often(self, key: tuple[object, ...]) -> bool:
-        """Count a step that is not recorded; whether it has come often enough to be."""
-        self._seen[key] += 1
-        return self._seen[key] >= self.sightings
 
     def _record(
         self, bucket: Bucket, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None

@@ -1,0 +1,71 @@
+"""Training rows of the bundled model: which problem, on which canvas.
+
+A row is ``bos, prompt, sep, answer, eos ... eos``; the answer and its end tokens are the canvas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from dllm_decode.tasks import TASKS, long_tasks
+from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, SEP_ID, encode
+
+SHORT = tuple(TASKS)
+NAMES = (*SHORT, *long_tasks())
+NEWLINE = encode("\n")
+SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
+SHORT_SHARES = {"extract": 0.5}  # whole prompts are long, so most of what is learned of it comes from short ones
+LONGEST_PROMPT = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row before masking.
+
+    Attributes:
+        ids: token ids up to and including the first end token.
+        start: index of the first answer cell.
+        task: index into ``NAMES``.
+        cell: the answer cell to leave open in half of the one-cell rows, or -1 (the place of a free replacement).
+        total: length with the end tokens that fill the canvas.
+    """
+
+    ids: list[int]
+    start: int
+    task: int
+    cell: int
+    total: int
+
+
+def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
+    """Cells of the canvas of one row: tight, as the task suggests, or any."""
+    draw = rng.random()
+    if draw >= full_share:
+        return content + rng.choice((0, 0, 1, 2, 4))
+    if draw < 0.7 * full_share:
+        return max(content, TASKS[name].max_new_tokens)
+    if draw < 0.95 * full_share:
+        return max(content, 8 * rng.randint(2, 8))
+    return max(content, 8 * rng.randint(8, 16))
+
+
+def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHOTS_SHARE) -> Row:
+    """Draw a training problem of one task, sometimes after solved ones."""
+    spec = TASKS[name]
+    sample = spec.sample(rng, "train", short=rng.random() < SHORT_SHARES.get(name, SHORT_SHARE))
+    prompt, answer = encode(sample.prompt), encode(sample.answer)
+    shots: list[int] = []
+    if rng.random() < shots_share:
+        for _ in range(rng.randint(1, 6)):
+            other = spec if rng.random() < 0.6 else TASKS[rng.choice(SHORT)]
+            shot = other.sample(rng, "train", sample.template if other is spec else None)
+            turn = [*encode(shot.prompt), SEP_ID, *encode(shot.answer), *NEWLINE]
+            if len(shots) + len(turn) + len(prompt) > LONGEST_PROMPT:
+                break
+            shots += turn
+    head = [BOS_ID, *shots, *prompt, SEP_ID]
+    content = len(answer) + 1
+    cell = sample.meta["index"] if name == "replace_random" else -1
+    total = len(head) + _canvas(rng, name, content, full_share)
+    return Row([*head, *answer, EOS_ID], len(head), NAMES.index(name), cell, total)
