@@ -8,6 +8,7 @@ from __future__ import annotations
 from samplers.adablock import AdaBlock, volatility_band
 from samplers.block_quota import BlockQuota
 from samplers.ccd import CCD, CCDDS
+from samplers.content_first import ContentFirst
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.memory import map_rows, merge_rows
 from samplers.contract.policy import Composition, Policy, Scope
@@ -16,6 +17,7 @@ from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.credit import Credit
 from samplers.dawn import Dawn
+from samplers.doubt_exit import DoubtExit
 from samplers.egp import EGP
 from samplers.entropy_bound import EntropyBound
 from samplers.entropy_threshold import EntropyThreshold
@@ -43,11 +45,13 @@ from samplers.wino import Wino
 __all__ = [
     "CCD",
     "CCDDS",
+    "DoubtExit",
     "EGP",
     "REGISTRY",
     "AdaBlock",
     "BlockQuota",
     "Composition",
+    "ContentFirst",
     "Credit",
     "Dawn",
     "Decision",

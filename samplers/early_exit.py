@@ -13,6 +13,27 @@ from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 
 
+def check_reach(name: str, setting: Setting, stale: bool) -> None:
+    """Refuse an exit, which reads every masked cell, where no forward covers them.
+
+    Raises:
+        PolicyError: a block-causal model, or the dual cache with ``stale`` off.
+    """
+    if setting.horizon is not None:
+        raise PolicyError(
+            f"{name} fills all masks of the row from one forward, but this block-causal model predicts only its open "
+            "block; leave it out."
+        )
+    narrow = setting.block_length is not None and (
+        setting.max_new_tokens is None or setting.block_length < setting.max_new_tokens
+    )
+    if setting.cache == "dual" and narrow and not stale:
+        raise PolicyError(
+            f"{name} reads every masked cell, but under cache='dual' a forward covers its block alone; "
+            "use cache='prefix' or 'none', or stale=True to judge with the latest value of each cell."
+        )
+
+
 @dataclass(frozen=True)
 class Watch:
     """What a part that waits for an exit remembers.
@@ -74,19 +95,7 @@ class MarginExit(Policy):
             raise PolicyError("patience and min_progress belong to the gate; give max_change too (1 lets all pass).")
 
     def bind(self, setting: Setting) -> Policy:  # noqa: D102
-        if setting.horizon is not None:
-            raise PolicyError(
-                f"{type(self).__name__} fills all masks of the row from one forward, but this block-causal model "
-                "predicts only its open block; leave it out."
-            )
-        narrow = setting.block_length is not None and (
-            setting.max_new_tokens is None or setting.block_length < setting.max_new_tokens
-        )
-        if setting.cache == "dual" and narrow and not self.stale:
-            raise PolicyError(
-                f"{type(self).__name__} reads the margins of every masked cell, but under cache='dual' a forward "
-                "covers its block alone; use cache='prefix' or 'none', or stale=True to judge with the latest margins."
-            )
+        check_reach(type(self).__name__, setting, self.stale)
         return self
 
     @property

@@ -233,4 +233,5 @@ def _unfit(step: Policy) -> str | None:
         return f"{name} takes cells back, or forwards without committing any"
     if getattr(step, "score", None) == "random" or getattr(step, "origin", False):
         return f"{name} ranks cells at random"
-    return None
+    inner = getattr(step, "step", None)
+    return _unfit(inner) if isinstance(inner, Policy) else None
