@@ -10,6 +10,7 @@ from samplers.block_quota import BlockQuota
 from samplers.ccd import CCD, CCDDS
 from samplers.content_first import ContentFirst
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import map_rows, merge_rows
 from samplers.contract.policy import Composition, Policy, Scope
 from samplers.contract.recall import divergence
@@ -86,6 +87,7 @@ __all__ = [
     "View",
     "Wino",
     "best",
+    "bounded",
     "commit",
     "dilate",
     "divergence",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from samplers.contract.data import PolicyError, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import best
@@ -30,24 +31,9 @@ class AdaBlock(Policy):
     """
 
     delimiters: tuple[int | str, ...] = ()
-    delimiter_threshold: float = field(default=0.3, metadata={"infinity": True})
-    default_length: int | None = None
-    window: float = 0.25
-
-    def __post_init__(self) -> None:
-        if isinstance(self.delimiters, (int, str)):
-            object.__setattr__(self, "delimiters", (self.delimiters,))
-        object.__setattr__(self, "delimiters", tuple(self.delimiters))
-        if not self.delimiter_threshold >= 0:
-            raise PolicyError(
-                f"delimiter_threshold is {self.delimiter_threshold}; give a number from 0 up (LLaDA: 0.3)."
-            )
-        if self.default_length is not None and self.default_length < 1:
-            raise PolicyError(f"default_length is {self.default_length}; give a whole number from 1 up, or None.")
-        if not 0 <= self.window <= 1:
-            raise PolicyError(
-                f"window is {self.window}; give a share of the budget from 0 to 1 (the paper uses 0.25)."
-            )
+    delimiter_threshold: float = bounded(0.3, 0, note="LLaDA: 0.3", infinity=True)
+    default_length: int | None = bounded(None, 1)
+    window: float = bounded(0.25, 0, 1, note="a share of the budget; the paper uses 0.25")
 
     def bind(self, setting: Setting) -> AdaBlock:
         """Turn delimiters into ids, and settle the default length."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import rank
@@ -29,20 +30,10 @@ class BlockQuota(Policy):
         size: B; default the model's attention block, or the length of a decoding block.
     """
 
-    steps: int | None = None
-    threshold: float | None = None
+    steps: int | None = bounded(None, 1)
+    threshold: float | None = bounded(None, above=0, note="SDAR uses 0.9, LLaDA2.0 0.95")
     order: Literal["confidence", "left_to_right"] = "confidence"
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PolicyError(f"{name} is {value}; give a whole number from 1 up.")
-        if self.threshold is not None and not self.threshold > 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (SDAR uses 0.9, LLaDA2.0 0.95).")
-        if self.order not in ("confidence", "left_to_right"):
-            raise PolicyError(f"order is {self.order!r}; choose confidence or left_to_right.")
+    size: int | None = bounded(None, 1)
 
     def bind(self, setting: Setting) -> BlockQuota:
         """The size of a block.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.data import Decision, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 
@@ -47,23 +48,12 @@ class Credit(Policy):
         slots: tokens per cell that may have credit, of more the least goes; default one for each forward of a block.
     """
 
-    threshold: float = 0.9
-    alpha: float = 0.7
-    beta: float = 0.8
-    gamma: float = 0.2
-    slots: int | None = None
+    threshold: float = bounded(0.9, above=0, note="the released: 0.9")
+    alpha: float = bounded(0.7, 0)
+    beta: float = bounded(0.8, 0, 1, note="the released: 0.8")
+    gamma: float = bounded(0.2, 0)
+    slots: int | None = bounded(None, 1)
     needs = frozenset({"logits"})
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the released: 0.9).")
-        for name in ("alpha", "gamma"):
-            if not getattr(self, name) >= 0:
-                raise PolicyError(f"{name} is {getattr(self, name)}; give a number from 0 up.")
-        if not 0 <= self.beta <= 1:
-            raise PolicyError(f"beta is {self.beta}; give a share between 0 and 1 (the released: 0.8).")
-        if self.slots is not None and self.slots < 1:
-            raise PolicyError(f"slots is {self.slots}; give a whole number from 1 up.")
 
     def bind(self, setting: Setting) -> Credit:  # noqa: D102
         limits = [n for n in (setting.block_length, setting.max_new_tokens) if n is not None]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import best
@@ -35,22 +36,14 @@ class Dawn(Policy):
         layers: how many of the last layers, 4 in the released code.
     """
 
-    sink: float | None = None
-    edge: float | None = None
-    induce: float | None = None
-    low: float | None = None
-    strong: float = 0.9
-    layers: int = 4
+    sink: float | None = bounded(None, 0)
+    edge: float | None = bounded(None, 0)
+    induce: float | None = bounded(None, 0)
+    low: float | None = bounded(None, 0)
+    strong: float = bounded(0.9, 0)
+    layers: int = bounded(4, 1, note="released: 4")
     needs = frozenset({"attention"})
     scope = Scope.ALL
-
-    def __post_init__(self) -> None:
-        for name in ("sink", "edge", "induce", "low", "strong"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise PolicyError(f"{name} is {value}; give a number from 0 up.")
-        if self.layers < 1:
-            raise PolicyError(f"layers is {self.layers}; give a whole number from 1 up (released: 4).")
 
     def bind(self, setting: Setting) -> Dawn:  # noqa: D102
         if not setting.attention:

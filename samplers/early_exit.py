@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 
@@ -72,25 +73,15 @@ class MarginExit(Policy):
             the rest of the row (ours, in no paper).
     """
 
-    steps: int | None = None
+    steps: int | None = bounded(None, 1)
     region: Literal["masked", "all"] = "masked"
-    max_change: float | None = None
-    patience: int = 0
-    min_progress: float = 0.0
+    max_change: float | None = bounded(None, 0, 1)
+    patience: int = bounded(0, 0)
+    min_progress: float = bounded(0.0, 0, 1)
     stale: bool = False
     needs = frozenset({"logit_margin"})
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise PolicyError(f"steps is {self.steps}; give a whole number from 1 up.")
-        if self.region not in ("masked", "all"):
-            raise PolicyError(f"region is {self.region!r}; choose masked or all.")
-        for name in ("max_change", "min_progress"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise PolicyError(f"{name} is {value}; give a share between 0 and 1.")
-        if self.patience < 0:
-            raise PolicyError(f"patience is {self.patience}; give a whole number from 0 up.")
         if self.max_change is None and (self.patience or self.min_progress):
             raise PolicyError("patience and min_progress belong to the gate; give max_change too (1 lets all pass).")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import commit, prefix_sum_by_rank, rank
@@ -18,12 +19,8 @@ class EntropyBound(Policy):
     ``gamma = 0`` commits one cell (and exact certainties).
     """
 
-    gamma: float = 0.1
+    gamma: float = bounded(0.1, 0, note="nats; the paper uses 0.001 to 0.1")
     needs = frozenset({"entropy"})
-
-    def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise PolicyError(f"gamma is {self.gamma}; give a number of nats from 0 up (the paper uses 0.001 to 0.1).")
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         assert prediction.entropy is not None

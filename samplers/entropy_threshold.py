@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.data import Decision, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import commit
@@ -17,12 +18,8 @@ class EntropyThreshold(Policy):
     ``threshold=None`` is the released value for the model: 0.5 for LLaDA, 0.45 for Dream.
     """
 
-    threshold: float | None = None
+    threshold: float | None = bounded(None, 0, note="nats; released: 0.5")
     needs = frozenset({"entropy"})
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not self.threshold >= 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number of nats from 0 up (released: 0.5).")
 
     def bind(self, setting: Setting) -> EntropyThreshold:  # noqa: D102
         return EntropyThreshold(

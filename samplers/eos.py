@@ -23,10 +23,6 @@ class EosStop(Policy):
 
     when: Literal["settled", "block"] = "settled"
 
-    def __post_init__(self) -> None:
-        if self.when not in ("settled", "block"):
-            raise PolicyError(f"when is {self.when!r}; choose settled or block.")
-
     def bind(self, setting: Setting) -> EosStop:  # noqa: D102
         if not setting.eos_ids:
             raise PolicyError("EosStop needs an end-of-text id, but the model has none; give it one or drop EosStop.")

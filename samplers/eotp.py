@@ -38,10 +38,6 @@ class EoTP(Policy):
     reach: Literal["auto", "block", "rest"] = "auto"
     ids: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.reach not in ("auto", "block", "rest"):
-            raise PolicyError(f"reach is {self.reach!r}; choose auto, block or rest.")
-
     @property
     def scope(self) -> Scope:  # noqa: D102
         return Scope.REST if self.guess and self.reach == "rest" else Scope.OPEN

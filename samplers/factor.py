@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from torch import Tensor
+
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import commit, rank
@@ -14,23 +17,18 @@ from samplers.contract.select import commit, rank
 class Factor(Policy):
     """Commit the n most confident cells for the largest n whose prefix obeys ``(n + 1)(1 - c_(n)) <= factor``.
 
-    The released code scans ranks from the front and stops at the first failure; so does this.  Its slip, kept behind
-    ``last_rank_quirk``: when only the last rank fails, that cell is committed too.
+    The released code scans ranks from the front and stops at the first failure; so does this.  (Its slip, to commit
+    the last cell too when that alone fails, is not repeated.)
     """
 
-    factor: float = 1.0
-    last_rank_quirk: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise PolicyError(f"factor is {self.factor}; give a number above 0 (the paper uses 0.75 to 1).")
+    factor: float = bounded(1.0, above=0, note="the paper uses 0.75 to 1")
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
-        width = view.tokens.shape[1]
         places = rank(prediction.confidence, prediction.open)
+        return commit(places < self.first_failure(prediction, places), prediction), memory
+
+    def first_failure(self, prediction: Prediction, places: Tensor) -> Tensor:
+        """Long ``[B, 1]``: the first rank, from 0, that does not obey; that of the best cell always does."""
         bar = 1 - self.factor / (places + 2)  # rank n is 1-based: n + 1 = place + 2
         failed = prediction.open & (prediction.confidence < bar) & (places > 0)
-        first = places.masked_fill(~failed, width).amin(-1, keepdim=True)
-        if self.last_rank_quirk:
-            first = first.masked_fill(first == prediction.open.sum(-1, keepdim=True) - 1, width)
-        return commit(places < first, prediction), memory
+        return places.masked_fill(~failed, places.shape[1]).amin(-1, keepdim=True)

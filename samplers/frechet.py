@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import commit, prefix_sum_by_rank, rank
@@ -18,11 +19,7 @@ class Frechet(Policy):
     doubt about the last cell; it never grows with n.
     """
 
-    margin: float = 0.25
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.margin <= 1:
-            raise PolicyError(f"margin is {self.margin}; give a number from -1 to 1 (the paper uses 0.25).")
+    margin: float = bounded(0.25, -1, 1, note="the paper uses 0.25")
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         confidence = prediction.confidence

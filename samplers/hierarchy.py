@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import best, rank
@@ -28,15 +29,9 @@ class Hierarchy(Policy):
         remask: a committed cell whose best token now has less probability than this is a candidate; ``None`` = never.
     """
 
-    threshold: float | None = 0.9
-    low: float | None = 0.3
-    remask: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("threshold", "low", "remask"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise PolicyError(f"{name} is {value}; give a probability, or none.")
+    threshold: float | None = bounded(0.9, 0)
+    low: float | None = bounded(0.3, 0)
+    remask: float | None = bounded(None, 0)
 
     @property
     def scope(self) -> Scope:  # noqa: D102

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import rank
@@ -31,26 +32,16 @@ class JointThreshold(Policy):
         least: masks filled per forward at least (``num_to_transfer``).
     """
 
-    threshold: float = 0.95
-    edit_threshold: float = 0.9
-    max_post_steps: int = 16
-    least: int = 1
+    threshold: float = bounded(0.95, above=0, note="LLaDA2.1 uses 0.95")
+    edit_threshold: float = bounded(0.9, 0, note="LLaDA2.1 uses 0.9")
+    max_post_steps: int = bounded(16, 0)
+    least: int = bounded(1, 1)
     scope = Scope.BLOCK
     revises = True
 
     @property
     def waits(self) -> int:  # noqa: D102
         return self.max_post_steps
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (LLaDA2.1 uses 0.95).")
-        if not self.edit_threshold >= 0:
-            raise PolicyError(f"edit_threshold is {self.edit_threshold}; give a number from 0 up (LLaDA2.1 uses 0.9).")
-        if self.max_post_steps < 0:
-            raise PolicyError(f"max_post_steps is {self.max_post_steps}; give a whole number from 0 up.")
-        if self.least < 1:
-            raise PolicyError(f"least is {self.least}; give a whole number from 1 up.")
 
     def begin(self, view: View) -> Memory:
         """Long ``[B]``: how often the current block has been forwarded without a mask."""

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.data import Decision, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.recall import divergence
@@ -35,24 +36,13 @@ class Klass(Policy):
             compared with nothing; ``None`` = ``row`` without a cache, ``block`` with one.
     """
 
-    threshold: float | None = None
-    divergence: float | None = None
-    history: int = 2
-    k: int = 1
-    steps: int | None = None
+    threshold: float | None = bounded(None, 0)
+    divergence: float | None = bounded(None, 0)
+    history: int = bounded(2, 1, note="the paper uses 2")
+    k: int = bounded(1, 1)
+    steps: int | None = bounded(None, 1)
     since: Literal["row", "block"] | None = None
     needs = frozenset({"logits"})
-
-    def __post_init__(self) -> None:
-        for name in ("threshold", "divergence"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise PolicyError(f"{name} is {value}; give a number from 0 up, or none.")
-        if self.history < 1:
-            raise PolicyError(f"history is {self.history}; give a whole number from 1 up (the paper uses 2).")
-        if self.since not in ("row", "block", None):
-            raise PolicyError(f"since is {self.since!r}; choose row or block.")
-        TopK(self.k, self.steps)  # refuses what is no number of cells
 
     def bind(self, setting: Setting) -> Klass:  # noqa: D102
         threshold, divergence = (0.9, 0.001) if setting.family == "dream" else (0.6, 0.015)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from filters import FilterBank, FilterError, LearnedFilter
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import commit
@@ -26,11 +27,7 @@ class Learn2PD(Policy):
     """
 
     filter: str | LearnedFilter | None = None
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise PolicyError(f"threshold is {self.threshold}; give a probability from 0 to 1 (the paper uses 0.96).")
+    threshold: float | None = bounded(None, 0, 1, note="the paper uses 0.96")
 
     @property
     def scope(self) -> Scope:  # noqa: D102

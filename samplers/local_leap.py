@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import commit, dilate
@@ -26,25 +27,17 @@ class LocalLeap(Policy):
             an anchor, and anchors themselves, are then harder to commit.
     """
 
-    anchor_threshold: float = 0.9
-    relaxed_threshold: float = 0.75
-    radius: int = 4
+    anchor_threshold: float = bounded(0.9, above=0, note="the paper's: 0.9")
+    relaxed_threshold: float = bounded(0.75, above=0, note="the paper's: 0.75")
+    radius: int = bounded(4, 0, note="cells; the paper uses 4")
     inverted: bool = False
 
     def __post_init__(self) -> None:
-        if not self.anchor_threshold > 0:
-            raise PolicyError(
-                f"anchor_threshold is {self.anchor_threshold}; give a number above 0 (the paper's: 0.9)."
-            )
-        if not self.relaxed_threshold > 0:
-            raise PolicyError(f"relaxed_threshold is {self.relaxed_threshold}; give a number above 0 (paper: 0.75).")
         if self.relaxed_threshold > self.anchor_threshold and not self.inverted:
             raise PolicyError(
                 f"relaxed_threshold {self.relaxed_threshold} is above anchor_threshold {self.anchor_threshold}, which "
                 "would make cells near anchors harder to commit; give at most the anchor_threshold."
             )
-        if not isinstance(self.radius, int) or self.radius < 0:
-            raise PolicyError(f"radius is {self.radius}; give a whole number of cells from 0 up (the paper uses 4).")
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         anchors = prediction.open & (prediction.confidence >= self.anchor_threshold)

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, Query, View
+from samplers.contract.data import Decision, Prediction, Query, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import best
@@ -49,24 +50,11 @@ class Lopa(Policy):
         creation, share: the scripts' 0 and 1 (the released constructor's: 0.5 and 0.5).
     """
 
-    branching_factor: int = 2
-    threshold: float = 0.9
+    branching_factor: int = bounded(2, 0, note="the scripts': 2")
+    threshold: float = bounded(0.9, above=0, note="the scripts': 0.9")
     score: Score = "neg_entropy"
-    creation: float = 0.0
-    share: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.branching_factor < 0:
-            raise PolicyError(
-                f"branching_factor is {self.branching_factor}; give a whole number from 0 up (the scripts': 2)."
-            )
-        if not self.threshold > 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the scripts': 0.9).")
-        if self.score not in ("neg_entropy", "confidence", "margin"):
-            raise PolicyError(f"score is {self.score!r}; choose neg_entropy, confidence or margin.")
-        for name in ("creation", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PolicyError(f"{name} is {getattr(self, name)}; give a number from 0 to 1.")
+    creation: float = bounded(0.0, 0, 1)
+    share: float = bounded(1.0, 0, 1)
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import top
@@ -79,16 +80,10 @@ class PcSampler(Policy):
     """
 
     table: str | TokenTable | None = None
-    decay: float = 0.25
-    alpha: float = 10.0
-    k: int = 1
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("decay", "alpha"):
-            if not getattr(self, name) >= 0:
-                raise PolicyError(f"{name} is {getattr(self, name)}; give a number from 0 up.")
-        TopK(self.k, self.steps)  # refuses what is no number of cells
+    decay: float = bounded(0.25, 0)
+    alpha: float = bounded(10.0, 0)
+    k: int = bounded(1, 1)
+    steps: int | None = bounded(None, 1)
 
     def bind(self, setting: Setting) -> PcSampler:  # noqa: D102
         if isinstance(self.table, TokenTable):

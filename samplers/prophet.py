@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import PolicyError, View
+from samplers.contract.fields import bounded
 from samplers.contract.policy import Scope
 from samplers.early_exit import MarginExit
 
@@ -32,22 +33,17 @@ class Prophet(MarginExit):
     middle: float = 5.0
     late: float = 2.5
     stages: tuple[float, ...] = (0.33, 0.67)
-    answer_start: int | None = None
-    answer_length: int = 5
+    answer_start: int | None = bounded(None, 0)
+    answer_length: int = bounded(5, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "stages", tuple(self.stages))
         if not self.early >= self.middle >= self.late >= 0:
             raise PolicyError(
                 f"the thresholds are {self.early}, {self.middle}, {self.late}; give early >= middle >= late >= 0."
             )
         if len(self.stages) != 2 or not 0 <= self.stages[0] <= self.stages[1] <= 1:
             raise PolicyError(f"stages is {self.stages}; give two rising shares of the forwards, such as 0.33/0.67.")
-        if self.answer_start is not None and self.answer_start < 0:
-            raise PolicyError(f"answer_start is {self.answer_start}; give the answer's first cell, from 0 up.")
-        if self.answer_length < 1:
-            raise PolicyError(f"answer_length is {self.answer_length}; give a whole number of cells from 1 up.")
 
     @property
     def scope(self) -> Scope:  # noqa: D102

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.contract.select import top
@@ -42,12 +43,8 @@ class Saber(Policy):
         least: n, cells that a forward commits at least (before it revokes).
     """
 
-    least: int = 2
+    least: int = bounded(2, 1, note="the paper uses 2")
     revises = True
-
-    def __post_init__(self) -> None:
-        if self.least < 1:
-            raise PolicyError(f"least is {self.least}; give a whole number from 1 up (the paper uses 2).")
 
     @property
     def scope(self) -> Scope:  # noqa: D102

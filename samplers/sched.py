@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import PolicyError
+from samplers.contract.fields import bounded
 from samplers.early_exit import MarginExit
 
 
@@ -33,7 +34,7 @@ class SchED(MarginExit):
     high: float = 7.5
     low: float = 2.5
     schedule: Literal["linear", "cosine", "exp"] = "cosine"
-    k: float = 4.0
+    k: float = bounded(4.0, above=0, note="the paper uses 2 to 16")
     progress: Literal["paper", "released"] = "paper"
 
     def __post_init__(self) -> None:
@@ -42,12 +43,6 @@ class SchED(MarginExit):
             raise PolicyError(
                 f"high is {self.high} and low is {self.low}; give high >= low >= 0, such as 7.5 and 2.5."
             )
-        if self.schedule not in ("linear", "cosine", "exp"):
-            raise PolicyError(f"schedule is {self.schedule!r}; choose linear, cosine or exp.")
-        if not self.k > 0:
-            raise PolicyError(f"k is {self.k}; give a number above 0 (the paper uses 2 to 16).")
-        if self.progress not in ("paper", "released"):
-            raise PolicyError(f"progress is {self.progress!r}; choose paper or released.")
 
     def bar(self, taken: Tensor, total: Tensor) -> Tensor:  # noqa: D102
         if self.progress == "paper":

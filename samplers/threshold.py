@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.data import Decision, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Forecast, Policy
 from samplers.contract.select import commit
@@ -17,11 +18,7 @@ class Threshold(Policy):
     A threshold above 1 is static decoding: one cell per forward, the most confident one.
     """
 
-    threshold: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the paper uses 0.9).")
+    threshold: float = bounded(0.9, above=0, note="the paper uses 0.9")
 
     @property
     def forecast(self) -> Forecast:  # noqa: D102

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Forecast, Policy
 from samplers.contract.select import rank, top
@@ -36,29 +37,19 @@ class TopK(Policy):
         spend: also spend the schedule's forwards that commit nothing, as the official samplers do.
     """
 
-    k: int = 1
-    steps: int | None = None
+    k: int = bounded(1, 1)
+    steps: int | None = bounded(None, 1)
     score: Score = "confidence"
     schedule: Schedule = "even"
-    eps: float = 1e-3
+    eps: float = bounded(1e-3, above=0, below=1, note="Dream uses 0.001")
     origin: bool = False
     spend: bool = False
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise PolicyError(f"k is {self.k}; give a whole number from 1 up.")
-        if self.steps is not None and self.steps < 1:
-            raise PolicyError(f"steps is {self.steps}; give a whole number from 1 up.")
-        if self.score not in ("confidence", "margin", "entropy", "random", "position"):
-            raise PolicyError(f"score is {self.score!r}; choose confidence, margin, entropy, random or position.")
-        if self.schedule not in ("even", "time"):
-            raise PolicyError(f"schedule is {self.schedule!r}; choose even or time.")
         if (self.schedule == "time" or self.spend or self.origin) and self.steps is None:
             raise PolicyError("schedule=time, origin and spend follow a number of forwards per block; give steps.")
         if self.origin and self.schedule != "time":
             raise PolicyError("origin follows the time schedule; give schedule=time.")
-        if not 0 < self.eps < 1:
-            raise PolicyError(f"eps is {self.eps}; give a number between 0 and 1 (Dream uses 0.001).")
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102

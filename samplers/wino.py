@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import best, top
@@ -51,18 +52,10 @@ class Wino(Policy):
             cells have twins, and a twin sees no other: cheaper, and another policy in its numbers.
     """
 
-    threshold: float = 0.6
-    threshold_back: float = 0.9
+    threshold: float = bounded(0.6, above=0, note="the paper's for GSM8K: 0.6")
+    threshold_back: float = bounded(0.9, 0, note="the paper's: 0.9")
     twins: Literal["block", "lone"] = "block"
     revises = True
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise PolicyError(f"threshold is {self.threshold}; give a number above 0 (the paper's for GSM8K: 0.6).")
-        if not self.threshold_back >= 0:
-            raise PolicyError(f"threshold_back is {self.threshold_back}; give a number from 0 up (the paper's: 0.9).")
-        if self.twins not in ("block", "lone"):
-            raise PolicyError(f"twins is {self.twins!r}; choose block or lone.")
 
     def bind(self, setting: Setting) -> Wino:  # noqa: D102
         if setting.shift:

@@ -60,8 +60,7 @@ VARIANTS = {
     "topk": ("topk:k=2,score=entropy", "topk:score=random", "topk:steps=8"),
     "hierarchy": ("hierarchy:remask=0.4",),
     "localleap": ("localleap:radius=8",),
-    "ccd": ("ccd:history=3", "ccd:mode=released"),
-    "ccdds": ("ccdds:mode=released",),
+    "ccd": ("ccd:history=3",),
     "sched": ("sched:max_change=0,region=all",),
     "freedave": (
         "freedave+eosstop",

@@ -23,7 +23,7 @@ def _one_of(*values: object) -> st.SearchStrategy[str]:
 FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "topk": {"k": _one_of(1, 2, 3), "score": _one_of("confidence", "margin", "entropy", "random", "position")},
     "threshold": {"threshold": _one_of(0.05, 0.3, 0.5, 0.7, 0.9, 1.1)},
-    "factor": {"factor": _one_of(0.5, 1.0, 1.5, 4.0), "last_rank_quirk": _one_of(True, False)},
+    "factor": {"factor": _one_of(0.5, 1.0, 1.5, 4.0)},
     "frechet": {"margin": _one_of(-0.5, 0.0, 0.25, 0.6)},
     "entropybound": {"gamma": _one_of(0.0, 0.1, 1.0, 3.0)},
     "entropythreshold": {"threshold": _one_of(0.0, 0.3, 1.0, 2.0, "none")},

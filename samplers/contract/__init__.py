@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from samplers.contract.data import Attention, Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory, check_rows, map_rows, merge_rows, put_rows
 from samplers.contract.policy import ROLES, Composition, Forecast, Policy, Scope
 from samplers.contract.recall import divergence
@@ -24,6 +25,7 @@ __all__ = [
     "Setting",
     "View",
     "best",
+    "bounded",
     "check_rows",
     "commit",
     "dilate",

@@ -15,10 +15,47 @@ from samplers.contract.setting import PolicyError
 WHOLE, REAL = 2**31, 3.4e38
 
 
+def bounded(
+    default: Any,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    note: str = "",
+    infinity: bool = False,
+) -> Any:
+    """A field of a policy with the numbers it may hold, ``None`` apart where the annotation allows it.
+
+    Args:
+        default: the field's.
+        least: the smallest.
+        most: the largest.
+        above: likewise, but it is not one of them.
+        below: likewise.
+        note: what people take, for the error.
+        infinity: infinity is one of them.
+    """
+    limits = {"least": least, "most": most, "above": above, "below": below, "note": note}
+    return dataclasses.field(default=default, metadata={"limits": limits, "infinity": infinity})
+
+
+def outside(value: Any, options: list[Any], least: Any, most: Any, above: Any, below: Any, note: str) -> str | None:
+    """What to give instead of a number beyond its field's limits, or ``None``."""
+    if value is None or isinstance(value, str):
+        return None
+    low = (least is None or value >= least) and (above is None or value > above)
+    if low and (most is None or value <= most) and (below is None or value < below):
+        return None
+    where = f"above {above}" if least is None else f"from {least} {'up' if most is None else f'to {most}'}"
+    where += "" if below is None else f" and below {below}"
+    kind = "whole number" if int in options and float not in options else "number"
+    return f"give a {kind} {where}{', or None' if type(None) in options else ''}{f' ({note})' if note else ''}"
+
+
 def check_fields(policy: Any) -> None:
     """Raise :class:`PolicyError` for the first field whose value its annotation does not allow.
 
-    Whole numbers are no booleans and no floats; numbers are finite, unless the field's metadata says ``infinity``; a
+    Whole numbers are no booleans and no floats; numbers are finite and within the field's limits (:func:`bounded`); a
     list, or one value, given for a tuple becomes one.
     """
     hints = hints_of(typing.cast(Any, type(policy)))
@@ -31,6 +68,8 @@ def check_fields(policy: Any) -> None:
             value = tuple(value) if isinstance(value, list) else (value,)
             object.__setattr__(policy, field.name, value)
         problem = refused(value, options, bool(field.metadata.get("infinity")))
+        if problem is None and "limits" in field.metadata:
+            problem = outside(value, options, **field.metadata["limits"])
         if problem is not None:
             raise PolicyError(f"{field.name} is {value!r:.80}; {problem}.")
 

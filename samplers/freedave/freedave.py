@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy, Scope
 from samplers.freedave.budget import Budget, RowCosts, linear
@@ -45,22 +46,14 @@ class FreeDave(Policy):
     """
 
     step: Policy = TopK()
-    drafts: int | Literal["auto"] = 4
+    drafts: int | Literal["auto"] = bounded(4, 1, note="1 = nothing is drafted")
     order: Order = "confidence"
     cross_block: bool = False
-    drafts_at_most: int = 8
-    row_cost: float | None = None
+    drafts_at_most: int = bounded(8, 1)
+    row_cost: float | None = bounded(None, 0, note="None measures it")
     costs: RowCosts | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, auto in (("drafts", self.drafts == "auto"), ("drafts_at_most", False)):
-            number = getattr(self, name)
-            if not auto and (not isinstance(number, int) or number < 1):
-                raise PolicyError(f"{name} is {number}; give a whole number from 1 up (1 = nothing is drafted).")
-        if self.row_cost is not None and not self.row_cost >= 0:
-            raise PolicyError(f"row_cost is {self.row_cost}; give a share from 0 (free) up, or None to measure it.")
-        if self.order not in ("confidence", "left_to_right"):
-            raise PolicyError(f"order is {self.order!r}; choose confidence or left_to_right.")
         reason = _unfit(self.step)
         if reason:
             raise PolicyError(f"{type(self).__name__} cannot replay this step: {reason}; use step=TopK().")
@@ -183,27 +176,14 @@ class FreeDavePlus(FreeDave):
     Args:
         step: the threshold rule; 0.95 for LLaDA and Dream, 0.9 for TraDo.
         drafts, order, cross_block: as in :class:`FreeDave`.
-        spend: also spend the released code's forward on a block that its first draft completes with several cells.
     """
 
     step: Policy = Threshold(0.95)
-    spend: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.drafts == "auto":
             raise PolicyError("what FreeDavePlus decodes depends on the number of drafts; give one, such as drafts=4.")
-
-    def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
-        decision, drafts = super().decide(view, prediction, memory)
-        if not self.spend or decision.turn is None:
-            return decision, drafts
-        after = torch.where(decision.write, decision.values, view.tokens)
-        canvases = view.tokens[:, None] if prediction.canvases is None else prediction.canvases
-        drafted = (canvases == after[:, None]).all(-1).any(-1)
-        last = decision.turn == decision.turn.amax(-1, keepdim=True)
-        full = ~(view.open & (after == view.mask_id)).any(-1)
-        return replace(decision, hold=full & ~drafted & ((last & decision.write).sum(-1) > 1)), drafts
 
     def unjudged(self, canvases: Tensor, mask_id: int) -> Tensor:  # noqa: D102
         return canvases == mask_id

@@ -14,6 +14,9 @@ from samplers.contract.data import Decision, PolicyError, Prediction, Setting, V
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Policy
 from samplers.contract.select import rank
+from samplers.factor import Factor
+from samplers.freedave import FreeDavePlus
+from samplers.freedave.drafts import Drafts
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,31 @@ class ThresholdQuota(Policy):
         steps = torch.where(view.block_step + 1 >= steps, steps + missed, steps)
         hold = (view.block_step + 1 < steps) | (~write.any(-1) & (left > 0))
         return Decision(write, prediction.token, order=-prediction.confidence, hold=hold), (total, steps)
+
+
+@dataclass(frozen=True)
+class LastRankFactor(Factor):
+    """Reproduction only: a slip of Fast-dLLM's factor rule: when only the last rank fails, it is committed too."""
+
+    def first_failure(self, prediction: Prediction, places: Tensor) -> Tensor:  # noqa: D102
+        first, last = super().first_failure(prediction, places), prediction.open.sum(-1, keepdim=True) - 1
+        return first.masked_fill(first == last, places.shape[1])
+
+
+@dataclass(frozen=True)
+class SpendingFreeDavePlus(FreeDavePlus):
+    """Reproduction only: the forward that FreeDave++'s code spends on a block its first draft completes at once."""
+
+    def decide(self, view: View, prediction: Prediction, memory: Drafts) -> tuple[Decision, Memory]:  # noqa: D102
+        decision, drafts = super().decide(view, prediction, memory)
+        if decision.turn is None:
+            return decision, drafts
+        after = torch.where(decision.write, decision.values, view.tokens)
+        canvases = view.tokens[:, None] if prediction.canvases is None else prediction.canvases
+        drafted = (canvases == after[:, None]).all(-1).any(-1)
+        last = decision.turn == decision.turn.amax(-1, keepdim=True)
+        full = ~(view.open & (after == view.mask_id)).any(-1)
+        return replace(decision, hold=full & ~drafted & ((last & decision.write).sum(-1) > 1)), drafts
 
 
 class KeepsCutCache(NativeModel):

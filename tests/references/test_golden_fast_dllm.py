@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dllm_decode import DiffusionSampler, GenerationConfig, GenerationResult
-from samplers import Factor, Frechet, Policy, Threshold, TopK
+from samplers import Frechet, Policy, Threshold, TopK
 from tests.references.golden_data import golden_json, golden_model
-from tests.references.quirks import BlindFirst, ExtraForward, ThresholdQuota
+from tests.references.quirks import BlindFirst, ExtraForward, LastRankFactor, ThresholdQuota
 
 pytestmark = pytest.mark.golden
 
@@ -73,7 +73,7 @@ def test_llada(case: Case) -> None:
     rules: dict[str, Any] = {
         "fixed": lambda: TopK(steps=steps_per_block(case)),
         "threshold": lambda: Threshold(case["threshold"]),
-        "factor": lambda: Factor(case["factor"], last_rank_quirk=True),
+        "factor": lambda: LastRankFactor(case["factor"]),
         "frechet": lambda: Frechet(case["margin"]),
     }
     result = decode("llada", case, rules[case["policy"]]())

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dllm_decode import DiffusionSampler, GenerationConfig, GenerationResult
-from samplers import CCD, FreeDave, FreeDavePlus, Policy, Prophet, SchED, Threshold, TopK
+from samplers import FreeDave, FreeDavePlus, Policy, Prophet, SchED, Threshold, TopK
 from samplers.freedave.chain import furthest
 from tests.references.golden_data import golden_json, golden_model
-from tests.references.quirks import BlindFirst
+from tests.references.quirks import BlindFirst, SpendingFreeDavePlus
+from tests.references.released_ccd import ReleasedCCD
 
 pytestmark = pytest.mark.golden
 
@@ -123,7 +124,7 @@ def test_freedave_plus_and_left_to_right(family: str, case: Case) -> None:
     settings = {"max_new_tokens": case["gen_length"], "block_length": case["block_length"]}
     if case["type"] == "threshold":
         threshold = Threshold(case["tau"])
-        pairs = ((threshold, case["parallel"]), (FreeDavePlus(threshold, spend=True), case["freedave_pp_d4"]))
+        pairs = ((threshold, case["parallel"]), (SpendingFreeDavePlus(threshold), case["freedave_pp_d4"]))
     else:
         pairs = (
             (TopK(score="position"), case["static"]),
@@ -219,8 +220,7 @@ def ccd_runs() -> list[Any]:
 def test_ccd_released_code(case: Case, run: Case) -> None:
     cells = case["gen_length"]
     score = {"entropy": "entropy", "maskgit_plus": "confidence", "topk_margin": "margin"}[run["alg"]]
-    policy = CCD(
-        mode="released",
+    policy = ReleasedCCD(
         adaptive=run["seek"],
         budget=cells // run["steps"],
         expand_ratio=run["expand_ratio"],

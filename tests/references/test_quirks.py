@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samplers import Decision, PolicyError, Setting, Threshold
-from tests.references.quirks import BlindFirst, ExtraForward, ThresholdQuota
-from tests.toys import MASK, in_order, scene
+from samplers import Decision, Factor, PolicyError, Setting, Threshold
+from tests.references.quirks import BlindFirst, ExtraForward, LastRankFactor, ThresholdQuota
+from tests.references.released_ccd import ReleasedCCD
+from tests.toys import MASK, chosen, in_order, scene
 
 
 def test_extra_forward_holds_the_opening_only() -> None:
@@ -60,3 +61,22 @@ def test_threshold_quota_carries_over() -> None:
         ThresholdQuota(steps=0)
     with pytest.raises(PolicyError, match="threshold is 0; give a number above 0"):
         ThresholdQuota(threshold=0)
+
+
+def test_last_rank_factor() -> None:
+    """Only the last rank fails: the released code commits it too."""
+    view, prediction = scene([[0.9, 0.1], [0.9, 0.1]])
+    view2, three = scene([[0.9, 0.85, 0.1]])
+    assert chosen(Factor(1.0), view, prediction) == [[0], [0]]
+    assert chosen(LastRankFactor(1.0), view, prediction) == [[0, 1], [0, 1]]
+    assert chosen(Factor(1.0), view2, three) == [[0, 1]]
+    assert chosen(LastRankFactor(1.0), view2, three) == [[0, 1, 2]]
+    view3, middle = scene([[0.9, 0.2, 0.1]])  # fails at rank 2 of 3: no quirk
+    assert chosen(LastRankFactor(1.0), view3, middle) == [[0]]
+
+
+def test_released_ccd_keeps_runners_up() -> None:
+    view, _ = scene([[0.9, 0.5, 0.4]])
+    policy = ReleasedCCD().bind(Setting(MASK, family="dream"))
+    released = policy.begin(view)
+    assert released.cells.shape == (1, 5) and policy.needs == {"entropy"}

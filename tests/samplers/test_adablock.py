@@ -137,7 +137,7 @@ def test_dream_brings_its_list_only_with_its_vocabulary() -> None:
     [
         ({"delimiter_threshold": -0.1}, "delimiter_threshold is -0.1; give a number from 0 up"),
         ({"default_length": 0}, "default_length is 0; give a whole number from 1 up, or None"),
-        ({"window": 1.5}, "window is 1.5; give a share of the budget from 0 to 1"),
+        ({"window": 1.5}, "window is 1.5; give a number from 0 to 1"),
     ],
 )
 def test_refuses(fields: dict[str, Any], sentence: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from samplers import CCD, CCDDS, PolicyError, Prediction, Setting, View, parse_policy, spell
-from samplers.ccd import Buffer, History
+from samplers.ccd import History
 from samplers.distributions import Distributions, Mean
 from tests.references.golden_data import golden_json
+from tests.references.released_ccd import Buffer, ReleasedCCD
 from tests.toys import EOS, MASK, VOCAB, commits, decode, in_order, scene, tiny
 
 SETTING = Setting(mask_id=MASK, eos_ids=(EOS,), vocab_size=VOCAB, max_new_tokens=8)
@@ -45,7 +46,7 @@ def written(decision: Any) -> list[list[int]]:
 @pytest.mark.golden
 @pytest.mark.parametrize("example", examples("released"))
 def test_released_rule(example: dict[str, Any]) -> None:
-    policy = CCD(mode="released", adaptive=example["seek"], budget=example["b"], score="entropy").bind(SETTING)
+    policy = ReleasedCCD(adaptive=example["seek"], budget=example["b"], score="entropy").bind(SETTING)
     view, prediction = predicted(example["cur_logits"], example["masked"], cells=20)
     view = replace(view, block_step=torch.tensor([6]))
     arguments = torch.tensor(example["prev_logits"]).argmax(-1).tolist()
@@ -62,7 +63,7 @@ def test_released_rule(example: dict[str, Any]) -> None:
 @pytest.mark.golden
 def test_released_buffer_sizes() -> None:
     (example,) = [e for e in golden_json("trajectory_policies/worked_ccd.json")["examples"] if "masks_left" in e]
-    policy = CCD(mode="released", budget=example["b"], score="entropy").bind(SETTING)
+    policy = ReleasedCCD(budget=example["b"], score="entropy").bind(SETTING)
     assert policy.longest == example["V_max"]
     memory, sizes = None, []
     for step, left in enumerate(example["masks_left"]):
@@ -218,8 +219,6 @@ def test_memory_is_bounded_and_ends_with_the_block() -> None:
     view, prediction = predicted([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0]], [0, 1, 2], cells=3)
     decision, memory = policy.decide(view, prediction, memory)
     assert written(decision) == [[2, 0]] and int(memory.steps) == 1
-    released = CCD(mode="released").bind(SETTING).begin(view)
-    assert isinstance(released, Buffer) and released.cells.shape == (1, 5)
 
 
 def test_no_candidate_falls_back_to_the_best_cells() -> None:
@@ -237,7 +236,6 @@ def test_defaults_depend_on_the_family() -> None:
     assert (dream.history, dream.score, dream.candidates) == (3, "entropy", 4)
     assert llada.token == "marginal" and CCD().bind(replace(SETTING, temperature=0.7)).token == "current"
     assert llada.needs == {"logits"} and dream.needs == {"logits", "entropy"}
-    assert CCD(mode="released").bind(DREAM).needs == {"entropy"}
 
 
 def test_ccd_ds_needs_fewer_forwards() -> None:
@@ -250,7 +248,7 @@ def test_ccd_ds_needs_fewer_forwards() -> None:
 
 def test_spelling() -> None:
     assert spell(parse_policy("ccd-ds:history=3,eps=0.5")) == "ccdds:history=3,eps=0.5"
-    assert parse_policy("ccd:adaptive=true,mode=released") == CCD(adaptive=True, mode="released")
+    assert parse_policy("ccd:adaptive=true,budget=2") == CCD(adaptive=True, budget=2)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +258,8 @@ def test_spelling() -> None:
         ({"history": 0}, "history is 0"),
         ({"candidates": 0}, "candidates is 0"),
         ({"score": "random"}, "score is 'random'; choose confidence, entropy, margin or None"),
-        ({"mode": "code"}, "mode is 'code'; choose paper or released"),
-        ({"eps": 0.5}, "adaptive=True and mode=paper"),
+        ({"eps": 0.5}, "use adaptive=True with it"),
         ({"eps": -1.0, "adaptive": True}, "eps is -1.0"),
-        ({"expand_ratio": -1.0}, "expand_ratio is -1.0"),
     ],
 )
 def test_wrong_parameters(fields: dict[str, Any], said: str) -> None:

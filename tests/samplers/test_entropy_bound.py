@@ -39,5 +39,5 @@ def test_an_uncertain_cell_does_not_ride_on_a_big_sum() -> None:
 
 def test_declares_entropy_and_refuses() -> None:
     assert EntropyBound().needs == {"entropy"}
-    with pytest.raises(PolicyError, match=r"gamma is -1.*; give a number of nats from 0 up"):
+    with pytest.raises(PolicyError, match=r"gamma is -1.*; give a number from 0 up"):
         EntropyBound(-1)

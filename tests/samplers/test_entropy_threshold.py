@@ -39,5 +39,5 @@ def test_the_released_value_of_the_model(family: str, released: float) -> None:
 
 def test_declares_entropy_and_refuses() -> None:
     assert EntropyThreshold().needs == {"entropy"}
-    with pytest.raises(PolicyError, match=r"threshold is -1.*; give a number of nats from 0 up"):
+    with pytest.raises(PolicyError, match=r"threshold is -1.*; give a number from 0 up"):
         EntropyThreshold(-1)

@@ -34,18 +34,6 @@ def test_the_scan_stops_at_the_first_failure() -> None:
     assert chosen(Factor(1.21), view, prediction) == [[0, 1]]
 
 
-def test_last_rank_quirk() -> None:
-    """Only the last rank fails: the released code commits it too."""
-    view, prediction = scene([[0.9, 0.1], [0.9, 0.1]])
-    view2, three = scene([[0.9, 0.85, 0.1]])
-    assert chosen(Factor(1.0), view, prediction) == [[0], [0]]
-    assert chosen(Factor(1.0, last_rank_quirk=True), view, prediction) == [[0, 1], [0, 1]]
-    assert chosen(Factor(1.0), view2, three) == [[0, 1]]
-    assert chosen(Factor(1.0, last_rank_quirk=True), view2, three) == [[0, 1, 2]]
-    view3, middle = scene([[0.9, 0.2, 0.1]])  # fails at rank 2 of 3: no quirk
-    assert chosen(Factor(1.0, last_rank_quirk=True), view3, middle) == [[0]]
-
-
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.floats(0.05, 4))
 def test_against_the_formula(confidence: list[int], factor: float) -> None:
     values = torch.tensor([[c / 1000 for c in confidence]])

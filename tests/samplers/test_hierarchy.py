@@ -109,6 +109,6 @@ def test_eos_stop_over_revocations() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(PolicyError, match=r"low is -1.*; give a probability"):
+    with pytest.raises(PolicyError, match=r"low is -1.*; give a number from 0 up, or None"):
         Hierarchy(low=-1)
     assert not Hierarchy().revises and Hierarchy(remask=0.4).revises

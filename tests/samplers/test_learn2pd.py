@@ -123,5 +123,5 @@ def test_refuses_wide_blocks() -> None:
         Learn2PD(gate(4)).bind(Setting(mask_id=MASK))
     # A canvas shorter than the block is what counts.
     Learn2PD(gate(4)).bind(Setting(mask_id=MASK, block_length=32, max_new_tokens=4))
-    with pytest.raises(PolicyError, match="threshold is 1.5; give a probability from 0 to 1"):
+    with pytest.raises(PolicyError, match="threshold is 1.5; give a number from 0 to 1"):
         Learn2PD(gate(4), 1.5)

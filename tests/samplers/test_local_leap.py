@@ -75,7 +75,7 @@ def test_radius_0_is_threshold_decoding(family: str) -> None:
         ({"anchor_threshold": 0.0}, "anchor_threshold is 0.0; give a number above 0"),
         ({"relaxed_threshold": -1.0}, "relaxed_threshold is -1.0; give a number above 0"),
         ({"relaxed_threshold": 0.96}, "above anchor_threshold 0.9, which would make cells near anchors harder"),
-        ({"radius": -1}, "radius is -1; give a whole number of cells from 0 up"),
+        ({"radius": -1}, "radius is -1; give a whole number from 0 up"),
         ({"radius": 1.5}, "radius is 1.5; give a whole number"),
     ],
 )

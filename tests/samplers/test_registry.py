@@ -60,7 +60,7 @@ def test_what_is_printed_reads_back(text: str) -> None:
         ("topk:k=2|eosstop", Composition.of(TopK(k=2), EosStop())),
         ("topk:steps=none", TopK()),
         ("topk:steps=4,schedule=time,origin=TRUE", TopK(steps=4, schedule="time", origin=True)),
-        ("factor:last_rank_quirk=true", Factor(last_rank_quirk=True)),
+        ("factor:factor=0.75", Factor(0.75)),
         ("defereos:ids=3/4+topk", Composition.of(DeferEos(ids=(3, 4)), TopK())),
         ("threshold:threshold=1e20", Threshold(1e20)),
     ],

@@ -209,7 +209,7 @@ def test_caches() -> None:
         ({"progress": "code"}, "progress is 'code'; choose paper or released"),
         ({"steps": 0}, "steps is 0; give a whole number from 1 up"),
         ({"region": "answer"}, "region is 'answer'; choose masked or all"),
-        ({"max_change": 1.5}, "max_change is 1.5; give a share between 0 and 1"),
+        ({"max_change": 1.5}, "max_change is 1.5; give a number from 0 to 1"),
         ({"max_change": 0.0, "patience": -1}, "patience is -1"),
         ({"patience": 2}, "belong to the gate; give max_change too"),
         ({"min_progress": 0.5}, "belong to the gate; give max_change too"),

@@ -124,7 +124,7 @@ def test_origin_commits_each_cell_with_the_step_probability(monkeypatch: pytest.
         ({"schedule": "time"}, "follow a number of forwards per block; give steps"),
         ({"spend": True}, "follow a number of forwards per block; give steps"),
         ({"steps": 2, "origin": True}, "origin follows the time schedule; give schedule=time"),
-        ({"eps": 1.0}, "eps is 1.0; give a number between 0 and 1"),
+        ({"eps": 1.0}, "eps is 1.0; give a number above 0 and below 1"),
     ],
 )
 def test_refuses(fields: dict[str, object], sentence: str) -> None:
