@@ -23,8 +23,6 @@ from samplers.registry import REGISTRY, foreign, installed, lookup, suggest
 
 #: A policy of somebody else's: ``module:Class`` or ``module:Class(field=value,...)``.
 FOREIGN = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_][\w.<>]*)(\(.*\))?", re.DOTALL)
-#: Fields that name files.
-FILES = frozenset({"filter", "table"})
 
 
 def parse_policy(policy: str | Policy, trusted: bool = True) -> Policy:
@@ -148,7 +146,7 @@ def _parse_part(text: str, trusted: bool = True) -> Policy:
             raise PolicyError(f"{name}: parameter {key!r} has no value; write {key}=VALUE.")
         if key in given:
             raise PolicyError(f"{name}: parameter {key!r} is given twice; keep one of them.")
-        if not trusted and key in FILES:
+        if not trusted and str in _alternatives(hints[key]):  # free text is a name; choices are a Literal
             raise PolicyError(f"{name}: {key} names a file to read, which is not allowed here; leave it out.")
         given[key] = _coerce(value.strip(), hints[key], f"{name}: {key}", trusted)
     return cls(**given)
@@ -165,7 +163,7 @@ def _coerce(text: str, hint: Any, what: str, trusted: bool = True) -> Any:
             return text.lower() == "true"
         if typing.get_origin(option) is tuple:
             inner = typing.get_args(option)[0]
-            return tuple(_coerce(piece, inner, what) for piece in text.split("/") if piece)
+            return tuple(_coerce(piece, inner, what, trusted) for piece in text.split("/") if piece)
         if option in (int, float):
             try:
                 number = option(text)

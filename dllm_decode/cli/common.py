@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
 
@@ -36,11 +35,14 @@ def _of_file(context: typer.Context, value: str) -> str:
     """The policy behind ``@FILE``; its cache and settings become the defaults of this command."""
     if context.resilient_parsing or not value.startswith("@"):
         return value
+    from dllm_decode.engine.policy_file import resolve_policy
+    from samplers import spell
+
     found = resolve_policy(value)
     tuned = dict(found.settings) if found.cache is None else {**found.settings, "cache": found.cache}
     shown = {name: "none" if setting is None else setting for name, setting in tuned.items()}
     context.default_map = {**(context.default_map or {}), **shown}
-    policy = PolicyOfFile(found.policy)
+    policy = PolicyOfFile(spell(found.policy))
     policy.settings = found.settings
     return policy
 
@@ -167,9 +169,9 @@ def write_json(out: Console, value: Any, indent: int | None = None) -> None:
 
 def check_policy(text: str) -> Policy:
     """Parse a policy before anything slow happens."""
-    from samplers import parse_policy
+    from dllm_decode.engine.policy_file import resolve_policy
 
-    return parse_policy(text)
+    return resolve_policy(text).policy
 
 
 def check_batch_size(size: int) -> None:

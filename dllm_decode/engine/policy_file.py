@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dllm_decode.config import CACHES, GenerationConfig, GenerationConfigError
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
-
-log = logging.getLogger(__name__)
+from samplers import Policy, PolicyError, parse_policy
+from samplers.registry import suggest
 
 VERSION = 1
 
@@ -54,8 +53,6 @@ def read_policy_file(path: str | Path) -> PolicyFile:
     known = ["version", *(f.name for f in fields(PolicyFile))]
     for name in found:
         if name not in known:
-            from samplers.registry import suggest
-
             raise DllmError(
                 f"policy file {str(path)!r} holds {name!r}{suggest(name, known)}; it may hold {', '.join(known)}."
             )
@@ -77,15 +74,32 @@ def write_policy_file(path: str | Path, contents: PolicyFile) -> None:
     write_whole(path, text + "\n")
 
 
-def resolve_policy(text: str) -> PolicyFile:
-    """What a ``--policy`` argument stands for: a policy file behind ``@``, or the plain string without settings."""
-    return read_policy_file(text[1:]) if text.startswith("@") else PolicyFile(text)
+class Resolved(NamedTuple):
+    """What was given as a policy: the policy, and what a file sets beside it (``None`` and nothing without one)."""
+
+    policy: Policy
+    cache: str | None
+    settings: dict[str, Any]
 
 
-def policy_string(text: str) -> str:
-    """The policy string of an argument where cache and settings are chosen otherwise; the log says what it leaves."""
-    found = resolve_policy(text)
-    left = [*([] if found.cache is None else ["cache"]), *found.settings]
-    if left:
-        log.warning("only the policy of %s is taken here; it also sets %s", text, ", ".join(left))
-    return found.policy
+def resolve_policy(given: str | Policy, trusted: bool = True) -> Resolved:
+    """What a policy argument stands for, wherever one is taken.
+
+    Args:
+        given: a policy, its string, or ``@FILE``.
+        trusted: whoever gave it may name files to read and classes to import.
+
+    Raises:
+        PolicyError: it does not parse, or is not to be trusted.
+        DllmError: the file is missing, or no policy file.
+    """
+    file = PolicyFile("")
+    if isinstance(given, str) and given.lstrip().startswith("@"):
+        if not trusted:
+            raise PolicyError(f"{given[:80]!r} names a file to read, which is not allowed here; spell the policy out.")
+        file = read_policy_file(given.strip()[1:])
+        given = file.policy
+    try:
+        return Resolved(parse_policy(given, trusted), file.cache, file.settings)
+    except RecursionError:
+        raise PolicyError("a policy's parentheses are nested too deep to be read; write it plainer.") from None

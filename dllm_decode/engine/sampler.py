@@ -23,7 +23,7 @@ from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.streaming import StreamRelay
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
-from samplers import Composition, Policy, Prediction, View, parse_policy, spell
+from samplers import Composition, Policy, Prediction, View, spell
 from samplers.registry import suggest
 
 log = logging.getLogger(__name__)
@@ -55,14 +55,12 @@ class DiffusionSampler:
         cache: str | None = None,
         config: GenerationConfig | None = None,
     ) -> None:
-        if isinstance(policy, str):
-            found = resolve_policy(policy)
-            policy, cache = found.policy, found.cache if cache is None else cache
-            if config is None:
-                config = GenerationConfig.from_dict(found.settings)
-            elif found.settings:
-                log.warning("config is given, so the settings of the policy file are left: %s", found.settings)
-        cache = "auto" if cache is None else cache
+        found = resolve_policy(policy)
+        if config is None:
+            config = GenerationConfig.from_dict(found.settings)
+        elif found.settings:
+            log.warning("config is given, so the settings of the policy file are left: %s", found.settings)
+        cache = next((kind for kind in (cache, found.cache) if kind is not None), "auto")
         if isinstance(model, (str, Path)):
             from dllm_decode.models import load_model  # transformers' model classes take seconds to import
 
@@ -72,14 +70,14 @@ class DiffusionSampler:
             raise DllmError(
                 f"{model!r:.80} is no model; give a name, a folder or a NativeModel, or a function in CallableModel."
             )
-        self.config = config if config is not None else GenerationConfig()
+        self.config = config
         if not isinstance(self.config, GenerationConfig):
             raise DllmError(f"config is {config!r:.80}; give a GenerationConfig(...).")
         if cache not in ("auto", *CACHES):
             raise DllmError(f"unknown cache {cache!r}{suggest(str(cache), CACHES)}; use one of {', '.join(CACHES)}.")
         self.cache = default_cache(self.model) if cache == "auto" else cache
         check_cache_fits(self.model, self.cache)
-        self.policy = Composition.of(parse_policy(policy))
+        self.policy = Composition.of(found.policy)
         self._bound(self.config)  # clashes are found here, not in the middle of a run
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
-from samplers import parse_policy
+from samplers import spell
 from samplers.registry import REGISTRY, lookup, suggest
 
 #: Arguments of other adapters, and what says the same here.
@@ -100,9 +100,8 @@ def read_model_args(**given: Any) -> ModelArguments:
     if given.get("pretrained") is None:
         raise DllmError("--model_args names no model; give pretrained=FOLDER, a hub id, or pretrained=tiny.")
     file = resolve_policy(str(policy_text))
-    parse_policy(file.policy)
     own = {name: given[name] if given.get(name) is not None else default for name, default in _OWN.items()}
-    own["policy"] = file.policy
+    own["policy"] = spell(file.policy)
     own["cache"] = given.get("cache") or file.cache or "none"
     own["attention"] = own["attention"] or "auto"
     for name, least in (("max_new_tokens", 1), ("max_length", 2), ("mc_num", 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -11,10 +12,12 @@ from typing import Any, cast
 
 import yaml
 
-from dllm_decode.engine.policy_file import policy_string
+from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
 from samplers import Composition, Policy, parse_policy, spell
 from samplers.grammar import with_field
+
+log = logging.getLogger(__name__)
 
 STATIC_POLICY = "topk"  # TopK(k=1): one cell per forward, the most confident one
 
@@ -52,7 +55,7 @@ def points(
         PolicyError: a policy that does not parse.
         DllmError: a grid that is none.
     """
-    spelled = [spell(parse_policy(policy_string(text) if isinstance(text, str) else text)) for text in policies]
+    spelled = [spell(_alone(policy)) for policy in policies]
     if grid is not None:
         spelled += expand(read_grid(grid) if isinstance(grid, (str, Path)) else grid)
     unique = [text for text in dict.fromkeys(spelled) if text != STATIC_POLICY]
@@ -65,6 +68,15 @@ def points(
         varied = {k: v for k, v in knobs.items() if any(other.get(k) != v for other in members[family])}
         found.append(Point(text, text, family, varied))
     return found
+
+
+def _alone(given: str | Policy) -> Policy:
+    """A policy where cache and settings are the same for all; the log says what a policy file would have set."""
+    found = resolve_policy(given)
+    left = [*([] if found.cache is None else ["cache"]), *found.settings]
+    if left:
+        log.warning("only the policy of %s is taken here; it also sets %s", given, ", ".join(left))
+    return found.policy
 
 
 def read_grid(path: str | Path) -> Any:

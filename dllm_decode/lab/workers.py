@@ -28,7 +28,7 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.points import STATIC
 from dllm_decode.lab.problems import is_oracle, make_oracle
 from dllm_decode.lab.records import Record, facts
-from samplers import Policy, PolicyError, parse_policy
+from samplers import Policy, PolicyError
 from samplers.egp import EGP
 
 AHEAD = 4  # batches per process that may be under way: none idles while a long one is waited for
@@ -95,7 +95,7 @@ class Decoder:
             self.warm = True
             short = job.canvas if is_oracle(job.task) else min(2, job.canvas)
             self._sampler(job, STATIC.policy, "none").generate(self._prompts(job)[:1], max_new_tokens=short)
-        policy = parse_policy(job.policy) if job.reference is None else EGP(job.reference)
+        policy = job.policy if job.reference is None else EGP(job.reference)
         sampler = self._sampler(job, policy, job.cache)
         result = sampler.generate(self._prompts(job), places=job.places)
         texts = result.texts or [" ".join(map(str, tokens)) for tokens in result.sequences]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.engine.scheduler import DeadlinePassed
@@ -26,7 +27,7 @@ from dllm_decode.serve.job import Job
 from dllm_decode.serve.metrics import Metrics
 from dllm_decode.serve.prompts import UserText, check_ids
 from dllm_decode.serve.protocol import Ask
-from dllm_decode.serve.settings import Serving, refuse_files
+from dllm_decode.serve.settings import Serving
 from samplers import PolicyError
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class Service:
             trace = ask.trace or ask.logprobs
             return sampler.requests(ids, num_samples=ask.n, trace=trace, **settings)
         except PolicyError as error:
-            raise bad(str(error), "dllm.policy") from error
+            raise bad(str(error)[:500], "dllm.policy") from error
         except DllmError as error:
             raise bad(str(error), "dllm") from error
 
@@ -158,7 +159,7 @@ class Service:
         found = self._samplers.get(key)
         if found is None:
             if policy != self.serving.policy:
-                refuse_files(policy)
+                resolve_policy(policy, trusted=False)
             found = DiffusionSampler(self.model, policy, cache, self.serving.config)
             self._samplers[key] = found
             while len(self._samplers) > SAMPLERS:

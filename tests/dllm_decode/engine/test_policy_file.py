@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from dllm_decode import DiffusionSampler, GenerationConfig
 from dllm_decode.cli import main
-from dllm_decode.engine.policy_file import policy_string, read_policy_file
+from dllm_decode.engine.policy_file import read_policy_file, resolve_policy
 from dllm_decode.errors import DllmError
+from dllm_decode.lab.points import points
+from samplers import PolicyError, Threshold, TopK
 
 SETTINGS = {"block_length": None, "suppress_tokens": [5, 6], "precision": "reference", "stop": ["zz"], "seed": 4}
 
@@ -44,7 +47,7 @@ def test_the_command_takes_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_what_is_left_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = written(tmp_path, cache="dual", settings={"block_length": 4})
-    assert policy_string(file) == "topk:k=2"
+    assert points([file])[1].policy == "topk:k=2"
     assert "it also sets cache, block_length" in caplog.text
     assert (
         main(["evaluate", "-p", written(tmp_path, settings={"max_new_tokens": 4}), "--tasks", "copy", "-n", "1"]) == 0
@@ -68,3 +71,30 @@ def test_what_is_left_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_what_it_may_not_hold(tmp_path: Path, contents: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DllmError, match=sentence):
         read_policy_file(written(tmp_path, **contents)[1:])
+
+
+def test_one_place_says_what_a_policy_argument_is(tmp_path: Path) -> None:
+    file = written(tmp_path, cache="dual", settings={"block_length": 4})
+    assert resolve_policy(file) == (TopK(2), "dual", {"block_length": 4})
+    assert resolve_policy("threshold") == resolve_policy(Threshold()) == (Threshold(), None, {})
+    with pytest.raises(PolicyError, match="unknown policy 'treshold'"):
+        resolve_policy(written(tmp_path, policy="treshold"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("@p.json", "'@p.json' names a file to read, which is not allowed here; spell the policy out."),
+        (" @p.json", "names a file to read"),
+        ("os:system(command=ls)", "names a class to import"),
+        ("learn2pd:filter=x.safetensors", "filter names a file to read"),
+        ("freedave:step=(tests.toys:Mine)", "names a class to import"),
+        ("pcsampler:table=x.json", "table names a file to read"),
+        ("freedave:step=" + "(freedave:step=" * 3000 + "topk" + ")" * 3000, "nested too deep"),
+    ],
+)
+def test_what_a_stranger_may_not_give(text: str, sentence: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(sentence)):
+        resolve_policy(text, trusted=False)
+    adablock = resolve_policy("adablock:delimiters=\\n/5+localleap:radius=2", trusted=False)
+    assert adablock == resolve_policy("adablock:delimiters=\\n/5+localleap:radius=2")

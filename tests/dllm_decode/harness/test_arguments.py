@@ -20,7 +20,7 @@ from tests.dllm_decode.answering import codec
 
 def test_defaults_and_given_arguments():
     plain = read_model_args(pretrained="tiny")
-    assert (plain.policy, plain.cache, plain.max_new_tokens, plain.mc_num) == ("topk:k=1", "none", None, 128)
+    assert (plain.policy, plain.cache, plain.max_new_tokens, plain.mc_num) == ("topk", "none", None, 128)
     assert plain.config == GenerationConfig() and plain.check_greedy and not plain.given
     args = read_model_args(
         pretrained="x/y",

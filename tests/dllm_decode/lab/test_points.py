@@ -8,7 +8,6 @@ import pytest
 
 from dllm_decode.engine.policy_file import (
     PolicyFile,
-    policy_string,
     read_policy_file,
     resolve_policy,
     write_policy_file,
@@ -117,9 +116,7 @@ def test_policy_files_go_out_and_come_back(tmp_path):
     contents = PolicyFile("threshold:threshold=0.7", "dual", {"block_length": 8}, {"model": "tiny"})
     write_policy_file(tmp_path / "p.json", contents)
     assert read_policy_file(tmp_path / "p.json") == contents
-    assert resolve_policy(f"@{tmp_path}/p.json") == contents
-    assert policy_string(f"@{tmp_path}/p.json") == "threshold:threshold=0.7"
-    assert resolve_policy("topk:k=2") == PolicyFile("topk:k=2")
+    assert resolve_policy(f"@{tmp_path}/p.json") == (parse_policy(contents.policy), "dual", {"block_length": 8})
     assert points([f"@{tmp_path}/p.json"])[1].label == "threshold:threshold=0.7"
 
 
