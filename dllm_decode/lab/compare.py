@@ -12,6 +12,7 @@ from dllm_decode.lab.runner import run
 from dllm_decode.lab.setting import plan, read_setting
 from dllm_decode.lab.summary import summarise
 from dllm_decode.lab.tables import write_tables
+from samplers import Policy
 
 #: the policies compared when none is named, each with its paper's parameters
 DEFAULT_POLICIES = (
@@ -28,7 +29,7 @@ DEFAULT_POLICIES = (
 
 def compare(
     model: DenoisingModel | str,
-    policies: Sequence[str] = (),
+    policies: Sequence[str | Policy] = (),
     tasks: str | Sequence[str] = "all",
     out: str | Path = "runs/compare",
     *,
@@ -46,7 +47,7 @@ def compare(
 
     Args:
         model: a loaded model, or its name.
-        policies: policy strings, ``@file`` included. Without any and without a grid: ``DEFAULT_POLICIES``.
+        policies: policies, or their strings, ``@file`` included. Without any and without a grid: ``DEFAULT_POLICIES``.
         tasks: ``"all"``, names, or exact oracles such as ``"oracle-shuffle-7"``.
         out: the run folder.
         grid: policies over ranges of parameters, or the YAML file of them; see :func:`~dllm_decode.lab.points.expand`.

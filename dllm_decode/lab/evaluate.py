@@ -103,7 +103,7 @@ def evaluate(
     text = policy if isinstance(policy, str) else spell(policy)
     asked = {"caches": [cache], "samples": samples, "seeds": [seed], "split": split, "batch_size": batch_size}
     wordings = None if template is None else [template]
-    chosen = plan(name, [text], tasks, templates=wordings, egp=False, **{**asked, **settings})
+    chosen = plan(name, [policy], tasks, templates=wordings, egp=False, **{**asked, **settings})
     chosen = replace(chosen, points=chosen.points[-1:])  # without static decoding, unless that is the policy
     loaded = None if all(map(is_oracle, chosen.tasks)) else load(model) if isinstance(model, str) else model
     runner = Runner(chosen, loaded)

@@ -14,7 +14,7 @@ import yaml
 
 from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.errors import DllmError
-from samplers import Composition, Policy, parse_policy, spell
+from samplers import Composition, Policy, PolicyError, parse_policy, spell
 from samplers.grammar import with_field
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ def points(
     """Points of policy strings (``@file`` allowed) and of a grid, each once, static decoding first.
 
     Args:
-        policies: strings such as ``"threshold:threshold=0.8"``.
+        policies: strings such as ``"threshold:threshold=0.8"``, or policies that their strings bring back.
         grid: what :func:`expand` takes, or the YAML file that holds it.
 
     Raises:
         PolicyError: a policy that does not parse.
         DllmError: a grid that is none.
     """
-    spelled = [spell(_alone(policy)) for policy in policies]
+    spelled = [_spelled(policy) for policy in policies]
     if grid is not None:
         spelled += expand(read_grid(grid) if isinstance(grid, (str, Path)) else grid)
     unique = [text for text in dict.fromkeys(spelled) if text != STATIC_POLICY]
@@ -70,13 +70,23 @@ def points(
     return found
 
 
-def _alone(given: str | Policy) -> Policy:
-    """A policy where cache and settings are the same for all; the log says what a policy file would have set."""
+def _spelled(given: str | Policy) -> str:
+    """A policy's string, under which it goes on record; the log says what else a policy file would have set."""
     found = resolve_policy(given)
     left = [*([] if found.cache is None else ["cache"]), *found.settings]
     if left:
         log.warning("only the policy of %s is taken here; it also sets %s", given, ", ".join(left))
-    return found.policy
+    text = spell(found.policy)
+    try:
+        same = parse_policy(text) == found.policy
+    except PolicyError:
+        same = False
+    if not same:
+        raise PolicyError(
+            f"{text[:80]!r} does not say all of this policy, which goes on record and to other processes by it; "
+            "define its class in a module, and name files where it holds what was loaded from them."
+        )
+    return text
 
 
 def read_grid(path: str | Path) -> Any:

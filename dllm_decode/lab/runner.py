@@ -166,6 +166,12 @@ def run(
         model = load_model(comparison.model, dtype=dtype, device=device)
     if processes > 1 and model is not None and model.device.type != "cpu":
         raise DllmError(f"processes is {processes}, but the model is on {model.device}; several share a CPU only.")
+    here = [point.policy for point in comparison.points if "__main__:" in point.policy]
+    if processes > 1 and here and not Path(getattr(sys.modules["__main__"], "__file__", "")).is_file():
+        raise PolicyError(
+            f"{here[0]!r} is a class of this session, which other processes cannot import; put it in a module, or use "
+            "processes=1."
+        )
     runner = Runner(comparison, model)
     runner.check(lenient)
     left_out = [{"label": label, "cache": cache, "why": why} for (label, cache), why in runner.left_out.items()]

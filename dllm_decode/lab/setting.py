@@ -21,6 +21,7 @@ from dllm_decode.errors import DllmError
 from dllm_decode.lab.points import STATIC, Point, points
 from dllm_decode.lab.problems import is_oracle, task_names
 from dllm_decode.tasks import SPLITS, TASKS
+from samplers import Policy
 from samplers.registry import suggest
 
 FORMAT = 1
@@ -76,7 +77,7 @@ class Comparison:
 
 def plan(
     model: str,
-    policies: Sequence[str] = (),
+    policies: Sequence[str | Policy] = (),
     tasks: str | Sequence[str] = "all",
     *,
     grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None,

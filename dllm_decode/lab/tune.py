@@ -29,6 +29,7 @@ from dllm_decode.lab.setting import FORMAT, keep_setting, plan, surroundings
 from dllm_decode.lab.summary import ALL
 from dllm_decode.lab.tables import QUALITY, about, table
 from dllm_decode.models import load_model
+from samplers import Policy
 
 POLICY_NAME, REPORT_NAME, RESULT_NAME, SETTING_NAME = "policy.json", "tune.md", "tune.json", "tune-setting.json"
 
@@ -64,7 +65,7 @@ def tune(
     out: str | Path = "runs/tune",
     *,
     max_drop: float = 1.0,
-    policies: Sequence[str] = (),
+    policies: Sequence[str | Policy] = (),
     grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
     cache: str = "none",
     samples: int = 100,
@@ -86,7 +87,7 @@ def tune(
         tasks: bundled tasks.
         out: the folder of all its runs.
         max_drop: points of accuracy that may be lost against static decoding.
-        policies: candidates as strings.
+        policies: candidates, or their strings.
         grid: candidates as a grid; without either, a wide grid of our own.
         cache: for all candidates.
         samples: per task on the valid split, in the last round.
