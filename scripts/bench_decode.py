@@ -27,7 +27,6 @@ import torch
 import typer
 
 from dllm_decode.engine.cost import Machine, Shape
-from dllm_decode.models.packed import pack_linears
 from scripts.bench import gpu as gpu_bench
 from scripts.bench import gpu_page, gpu_runs, gpu_smoke
 from scripts.bench.bundled import bundled_rows, refresh_note, refresh_rows, refresh_table
@@ -82,7 +81,7 @@ def half_rows(repeats: int) -> list[Row]:
         return []
     model = random_llada(LAYERS, WIDTH, VOCABULARY, PROMPT + NEW, packed=False)
     model.module.to(torch.bfloat16)
-    pack_linears(model.module)
+    model.module.ready()
     time_ours(model, PROMPT, BLOCK, BLOCK, K, "none", 0.0)  # warm-up
     rows = []
     for cache, name, new in (("none", "no cache", 2 * BLOCK), ("dual", "dual", NEW)):

@@ -139,6 +139,7 @@ def _aligned(name: str, kind: str) -> bool:
         "cache_row",
         "cache_head",
         "cache_slot",
+        "size",
         "stride",
         "vocabulary",
     )

@@ -39,13 +39,14 @@ def sum_and_norm(
 
 
 @triton.jit
-def silu_times(gate, up, out, count, interpreted: tl.constexpr, block: tl.constexpr):
-    """``silu(gate) * up``, rounded to the dtype after each of the two."""
+def silu_times(gate, up, out, count, size, stride, interpreted: tl.constexpr, block: tl.constexpr):
+    """``silu(gate) * up`` of rows of ``size`` numbers, ``stride`` apart; rounded to the dtype after each."""
     dtype = gate.dtype.element_ty
     i = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = i < count
-    x = tl.load(gate + i, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(up + i, mask=inside, other=0.0).to(tl.float32)
+    at = i // size * stride + i % size
+    x = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
     shrunk = tl.exp(-tl.abs(x))  # of the side that cannot overflow
     x = rounded(x * tl.where(x >= 0, 1.0, shrunk) / (1.0 + shrunk), dtype, interpreted)
     tl.store(out + i, rounded(x * y, dtype, interpreted).to(dtype), mask=inside)
@@ -86,11 +87,23 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tup
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """``silu(gate) * up`` of two tensors of one shape and dtype."""
-    gate, up = gate.contiguous(), up.contiguous()
-    out, count = torch.empty_like(gate), gate.numel()
+    """``silu(gate) * up`` of two tensors of one shape and dtype; halves of one product are read where they lie."""
+    size, count = gate.shape[-1], gate.numel()
+    out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     if count:
+        gate, up = gate.reshape(-1, size), up.reshape(-1, size)  # of a joint product: views
+        if gate.stride() != up.stride() or gate.stride(1) != 1:
+            gate, up = gate.contiguous(), up.contiguous()
         silu_times[(triton.cdiv(count, 1024),)](
-            gate, up, out, count, interpreted=INTERPRETED, block=1024, num_warps=4, enable_fp_fusion=True
+            gate,
+            up,
+            out,
+            count,
+            size,
+            gate.stride(0),
+            interpreted=INTERPRETED,
+            block=1024,
+            num_warps=4,
+            enable_fp_fusion=True,
         )
     return out

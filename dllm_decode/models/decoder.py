@@ -14,6 +14,7 @@ from dllm_decode.attention import AttentionCase, choose_backend
 from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
 from dllm_decode.models.layers import Block, BlockNames, RMSNorm, add, add_norm, rotary_tables
 from dllm_decode.models.moe import Experts, GroupedRouter, Router
+from dllm_decode.models.packed import pack_linears
 
 
 class BidirectionalLM(PreTrainedModel):
@@ -70,6 +71,12 @@ class BidirectionalLM(PreTrainedModel):
     def make_block(cls, config: PreTrainedConfig, layer: int) -> Block:
         """The block of one layer."""
         return Block(config, cls.names, qkv_bias=cls.qkv_bias, inner=config.intermediate_size)
+
+    def ready(self) -> None:
+        """Lay the weights out for inference, once they are in place: joint products, packed where a CPU gains."""
+        for block in self._parts(self)[1]:
+            block.join()
+        pack_linears(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

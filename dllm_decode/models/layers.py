@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from transformers import PreTrainedConfig
 from dllm_decode import kernels
 from dllm_decode.attention import AttentionCase, Backend, attention_weights
 from dllm_decode.interface.inputs import AttentionWatch
+from dllm_decode.models.joined import JointLinear, join
 
 
 class RMSNorm(nn.Module):
@@ -152,6 +155,18 @@ class Block(nn.Module):
         self._mlp = attrgetter(*names.mlp) if inner else None
         self._mixture = attrgetter(names.mixture) if mixture is not None else None
         self.order = rotary_order(self.head_dim, config.rotary_dim)
+        self._joinable = names.qkv, names.mlp[:2] if inner else ()
+        self._joint: list[JointLinear | None] = [None, None]
+
+    def join(self) -> None:
+        """Make one product of q, k and v, and one of gate and up; for inference, once the weights are in place."""
+        self._joint = [join(self, names) for names in self._joinable]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Block:
+        """Weights that move to another device or dtype part again."""
+        self._joint = [None, None]
+        super()._apply(*args, **kwargs)
+        return self
 
     def forward(
         self,
@@ -182,7 +197,9 @@ class Block(nn.Module):
         out = None if self._mixture is None else self._mixture(self)(h)
         if self._mlp is not None:
             gate, up, down = self._mlp(self)
-            dense = down(gated(gate(h), up(h)))
+            joint = self._joint[1]
+            both = joint(h) if joint is not None and joint.stands_for((gate, up)) else (gate(h), up(h))
+            dense = down(gated(*both))
             out = dense if out is None else out + dense
         assert out is not None
         return x, out
@@ -190,8 +207,13 @@ class Block(nn.Module):
     def _project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values `[R, Q, heads or kv_heads, head_dim]`, ready to be rotated."""
         sizes = [self.heads, self.kv_heads, self.kv_heads]
-        parts = [part(self)(h).unflatten(-1, (-1, self.head_dim)) for part in self._qkv]
-        q, k, v = parts if len(parts) == 3 else parts[0].split(sizes, dim=-2)
+        parts, joint = [part(self) for part in self._qkv], self._joint[0]
+        if joint is not None and joint.stands_for(parts):
+            said: Sequence[Tensor] = [joint.product(h)]
+        else:
+            said = [part(h) for part in parts]
+        said = [x.unflatten(-1, (-1, self.head_dim)) for x in said]
+        q, k, v = said if len(said) == 3 else said[0].split(sizes, dim=-2)
         if self._qk_norm is not None:
             q_norm, k_norm = self._qk_norm(self)
             q, k = q_norm(q), k_norm(k)

@@ -14,7 +14,6 @@ from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.families import FAMILIES, family_of
 from dllm_decode.models.native import NativeModel
-from dllm_decode.models.packed import pack_linears
 from dllm_decode.models.room import fitting_dtype, free_memory
 from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.models.weights import check_weights, first_line, read_json, read_weights
@@ -71,8 +70,7 @@ def load_model(
             f"cannot put the {size:.1f} GiB of weights of {name_or_path} on {want_device} "
             f"({first_line(error)}); free memory there, or choose another device or dtype."
         ) from error
-    if want_device.type == "cpu":
-        pack_linears(module)
+    module.ready()
     return NativeModel(
         module,
         mask_id=mask_id,

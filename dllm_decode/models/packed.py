@@ -47,6 +47,24 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self._bias is not None}"
 
 
+class PackedRows(nn.Module):
+    """Stands where a layer stood that is now rows ``[begin, end)`` of a packed joint one."""
+
+    def __init__(self, whole: PackedLinear, begin: int, end: int) -> None:
+        super().__init__()
+        self._whole, self._rows = (whole,), slice(begin, end)  # in a tuple: no submodule of three layers
+        self.in_features, self.out_features = whole.in_features, end - begin
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows of the weight, unpacked into a copy."""
+        return self._whole[0].weight[self._rows]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., in]` -> `[..., out]`, by way of the whole product: callers that want all parts use that."""
+        return self._whole[0](x)[..., self._rows]
+
+
 def can_pack(weight: Tensor) -> bool:
     """Whether a packed product of this weight exists here and pays."""
     if weight.device.type != "cpu" or weight.numel() < LEAST_ELEMENTS or not torch.backends.mkldnn.is_available():

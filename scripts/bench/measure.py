@@ -14,7 +14,6 @@ from dllm_decode.engine.cost import Machine
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
 from dllm_decode.models.native import NativeModel
-from dllm_decode.models.packed import pack_linears
 from samplers import TopK
 from scripts.bench.textbook import Textbook
 
@@ -59,7 +58,7 @@ def random_llada(
     with torch.no_grad():
         model.get_output_embeddings().weight[vocabulary - 1] = 0  # type: ignore[union-attr, operator]
     if packed:
-        pack_linears(model)
+        model.ready()
     return NativeModel(model, mask_id=vocabulary - 1, name="random")
 
 

@@ -49,6 +49,12 @@ def test_gate(count: int, dtype: torch.dtype, seed: int) -> None:
     torch.testing.assert_close(gated(gate, up), F.silu(gate) * up, atol=ULP[dtype] / 10, rtol=ULP[dtype])
 
 
+def test_gate_of_a_joint_product() -> None:
+    both = torch.randn(3, 5, 2 * 70, device=DEVICE)
+    gate, up = both.chunk(2, dim=-1)
+    torch.testing.assert_close(gated(gate, up), F.silu(gate) * up, atol=1e-7, rtol=1e-6)
+
+
 def test_gate_far_out() -> None:
     x = torch.tensor([-200.0, -90.0, 0.0, 90.0, 200.0], device=DEVICE)
     torch.testing.assert_close(gated(x, torch.ones_like(x)), F.silu(x), atol=1e-30, rtol=1e-6)
