@@ -2,7 +2,7 @@
 
 A file is one task: ``<group>/<task>.jsonl`` with the group's ``task_config.yaml`` beside it (prompts and metrics).
 Each line is an object with ``input`` (fields of the prompt, and solved examples), ``answer`` (the right list, or an
-object from which right answers are told) and ``metadata``.  Without the ``task_config.yaml`` the wording is ours.
+object from which right answers are told) and ``metadata``.
 Solved examples, turns of a conversation in the original, become the beginning of the prompt.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from dllm_decode.errors import DllmError
-from dllm_decode.tasks.base import Problem, Sample, Task
-from dllm_decode.tasks.parallelbench.grids import ask_square, check_square, check_sudoku
-from dllm_decode.tasks.parallelbench.sentences import ask_words, check_sentence, frame_answer
-from dllm_decode.tasks.parallelbench.waiting_line import OPERATIONS, check_line, read_list
+from dllm_decode.tasks.base import Sample, Task
+from dllm_decode.tasks.parallelbench.grids import check_square, check_sudoku
+from dllm_decode.tasks.parallelbench.sentences import check_sentence, frame_answer
+from dllm_decode.tasks.parallelbench.waiting_line import check_line, read_list
 
 CONFIG = "task_config.yaml"
 #: The original's metrics that can be computed without a service.
@@ -34,18 +34,6 @@ METRICS: dict[str, Callable[..., bool]] = {
     "sudoku_score": check_sudoku,
     "sentence_to_words_score": check_sentence,
 }
-_BY_NAME = {
-    **dict.fromkeys(("copy", "reverse", "sort", "insert_index", "remove_index", "replace_index"), "list_match_score"),
-    **{f"{verb}_random": f"list_random_{verb}_score" for verb in ("insert", "remove", "replace")},
-    "shuffle": "list_shuffle_score",
-    "latin": "latin_square_score",
-    "sudoku": "sudoku_score",
-    **dict.fromkeys(("easy", "medium", "hard"), "sentence_to_words_score"),
-}
-_SUDOKU = (
-    "Fill the cells that hold 0 with the digits 1 to 4, so that every row, every column and every 2x2 box holds each "
-    "digit once.\n\nInput:\n{sudoku}\nOutput:"
-)
 
 
 class FileError(DllmError):
@@ -77,7 +65,7 @@ def read_task(path: str | Path, name: str, strict: bool = False) -> FileTask:
     """Make a task of one of the original's files.
 
     Args:
-        path: the jsonl file; its folder's ``task_config.yaml`` is read too, if there is one.
+        path: the jsonl file; its folder's ``task_config.yaml`` is read too.
         name: of the task.
         strict: accept only the form asked for.
 
@@ -95,7 +83,7 @@ def read_task(path: str | Path, name: str, strict: bool = False) -> FileTask:
     problems = []
     for number, line in enumerate(lines, 1):
         try:
-            problems.append(_problem(json.loads(line), metric, wording, path.stem))
+            problems.append(_problem(json.loads(line), metric, wording))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
             raise FileError(
@@ -128,45 +116,33 @@ def _text(path: Path, hint: str) -> str:
         raise FileError(f"cannot read {path} ({why}); {hint}.") from error
 
 
-def _config(path: Path) -> tuple[str, str | None]:
-    """The task's metric, and the original's wording if its configuration lies beside the file."""
-    metric, wording, beside = None, None, path.parent / CONFIG
-    if beside.is_file():
-        try:
-            configs = yaml.safe_load(_text(beside, "fetch it again"))
-        except yaml.YAMLError as error:
-            raise FileError(f"cannot read {beside} ({str(error).splitlines()[0]}); fetch it again.") from error
-        entries = configs.items() if isinstance(configs, dict) else ()
-        config = next((c for key, c in entries if str(key).rsplit("/", 1)[-1] == path.stem), None)
-        if isinstance(config, dict) and isinstance(config.get("prompt"), str):
-            metric, wording = str(config.get("metric")), config["prompt"].replace("\\n", "\n")
-    if metric is None:
-        known = [kind for kind in _BY_NAME if path.stem == kind or path.stem.startswith(kind + "_")]
-        if not known:
-            raise FileError(
-                f"the name of {path} is no task of ParallelBench and there is no {CONFIG} beside it that knows it; "
-                f"keep the original's name, such as copy.jsonl, or its {CONFIG}."
-            )
-        metric = _BY_NAME[max(known, key=len)]
+def _config(path: Path) -> tuple[str, str]:
+    """The task's metric and wording, as the configuration beside the file has them."""
+    beside = path.parent / CONFIG
+    try:
+        configs = yaml.safe_load(_text(beside, "fetch it with the file: it says how the task is asked and scored"))
+    except yaml.YAMLError as error:
+        raise FileError(f"cannot read {beside} ({str(error).splitlines()[0]}); fetch it again.") from error
+    entries = configs.items() if isinstance(configs, dict) else ()
+    config = next((c for key, c in entries if str(key).rsplit("/", 1)[-1] == path.stem), None)
+    if not isinstance(config, dict) or not isinstance(config.get("prompt"), str):
+        raise FileError(f"{beside} knows no task {path.stem!r}; keep the original's names, such as copy.jsonl.")
+    metric = str(config.get("metric"))
     if metric not in METRICS:
         works = ", ".join(METRICS)
         raise FileError(f"{path} is scored by {metric}, which needs services that are not used here; use {works}.")
-    return metric, wording
+    return metric, config["prompt"].replace("\\n", "\n")
 
 
-def _problem(record: Any, metric: str, wording: str | None, stem: str) -> dict[str, Any]:
+def _problem(record: Any, metric: str, wording: str) -> dict[str, Any]:
     """A line of the file as a problem for the checks, with its prompt and one right answer."""
     if not isinstance(record, dict) or not isinstance(record.get("input"), dict):
         raise ValueError("no object with an 'input' object")
     asked, answer = record["input"], record["answer"]
     problem = _facts(asked, answer, metric)
     examples = [(e["input"], e["answer"]) for e in asked.get("icl_examples", ())]
-    if wording is not None:
-        turns = [f"{wording.format(**given).strip()}\n{_label(right)}\n\n" for given, right in examples]
-        problem["prompt"] = "".join(turns) + wording.format(**asked).strip()
-    else:
-        problem |= {"example": _facts(*examples[0], metric)} if examples else {}
-        problem["prompt"] = _our_wording(problem, metric, stem)
+    turns = [f"{wording.format(**given).strip()}\n{_label(right)}\n\n" for given, right in examples]
+    problem["prompt"] = "".join(turns) + wording.format(**asked).strip()
     problem["label"] = _label(answer) or frame_answer(problem, Random(0))  # most word sets come without a sentence
     return problem
 
@@ -181,7 +157,7 @@ def _label(answer: Any) -> str:
 
 
 def _facts(asked: Mapping[str, Any], answer: Any, metric: str) -> dict[str, Any]:
-    """What the checks and our wordings read."""
+    """What the checks read."""
     if metric == "sentence_to_words_score":
         return {"words": [str(word) for word in answer["words"]]}
     if metric == "latin_square_score":
@@ -189,18 +165,7 @@ def _facts(asked: Mapping[str, Any], answer: Any, metric: str) -> dict[str, Any]
         return {"symbols": [str(s) for s in answer["symbols"]], "square": [row.split(",") for row in rows]}
     if metric == "sudoku_score":
         return {"sudoku": str(asked["sudoku"]), "solution": tuple(str(answer).split("\n"))}
-    facts: dict[str, Any] = {"items": read_list(asked["context"]), "expected": read_list(_label(answer))}
+    facts = {"items": read_list(asked["context"]), "expected": read_list(_label(answer))}
     if isinstance(answer, Mapping) and list(answer["input"]) != facts["items"]:
         raise ValueError("the answer is for another list than the prompt")
-    kept = {"new": ("word", str), "index": ("index", int)}
-    return facts | {name: kind(asked[field]) for name, (field, kind) in kept.items() if field in asked}
-
-
-def _our_wording(problem: Problem, metric: str, stem: str) -> str:
-    if metric == "sudoku_score":
-        return _SUDOKU.format(sudoku=problem["sudoku"])
-    others = {"sentence_to_words_score": ask_words, "latin_square_score": ask_square}
-    ask = others.get(metric) or next((op.prompt for op in OPERATIONS if stem == op.name), None)
-    if ask is None:
-        raise ValueError(f"no wording for a task named {stem!r}, and no {CONFIG}")
-    return ask(problem, 0)
+    return facts | ({"new": str(asked["word"])} if "word" in asked else {})

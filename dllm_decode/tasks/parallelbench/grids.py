@@ -33,10 +33,8 @@ def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
 
 def ask_square(problem: Problem, template: int) -> str:
     """The prompt: what to do, one solved example, and the symbols."""
-    symbols, example = ", ".join(problem["symbols"]), problem.get("example")
-    asked = SAYINGS[template].format(size=len(problem["symbols"]), symbols=symbols)
-    if example is None:
-        return asked
+    symbols, example = ", ".join(problem["symbols"]), problem["example"]
+    asked = SAYINGS[template].format(size=SIZE, symbols=symbols)
     shown = f"Example for the symbols {', '.join(example['symbols'])}:\n{write_rows(example['square'])}"
     return f"{asked}\n\n{shown}\n\nYour square for the symbols {symbols}:"
 

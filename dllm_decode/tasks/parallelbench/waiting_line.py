@@ -86,10 +86,8 @@ class Operation:
         """What to do, one solved example, and the line."""
         counted = f" {COUNTED[template]}" if self.name.endswith("_index") else ""
         what = f"People are standing in line {PLACES[template]}. {self.sayings[template]}{counted}"
-        example = problem.get("example")
-        solved = (
-            "" if example is None else f"Example\n{_fields(example)}{write_list(example['expected'])}\n\nYour turn\n"
-        )
+        example = problem["example"]
+        solved = f"Example\n{_fields(example)}{write_list(example['expected'])}\n\nYour turn\n"
         return f"{what} {ANSWER_ONLY[template]}\n\n{solved}{_fields(problem)}".rstrip()
 
 

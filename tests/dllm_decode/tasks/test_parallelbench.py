@@ -283,35 +283,33 @@ LINES = {
 }
 CONFIGS = {
     "waiting_line/copy": {"metric": "list_match_score", "prompt": "Copy:\n{context}\n"},
+    "waiting_line/insert_index": {"metric": "list_match_score", "prompt": "{word} to {index} of {context}"},
+    "puzzle/latin_square_n4": {"metric": "latin_square_score", "prompt": "A square of {symbols}"},
+    "words_to_sentence/hard": {"metric": "sentence_to_words_score", "prompt": "A sentence of {words}"},
     "waiting_line/replace_random": {"metric": "list_random_replace_score", "prompt": "Put {word} into\\n{context}"},
     "puzzle/sudoku_n4_12": {"metric": "sudoku_score", "prompt": "Solve\n{sudoku}"},
 }
 
 
-def write_original(folder, name, count=3, config=True):
+def write_original(folder, name, count=3):
     path = folder / f"{name}.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps({**LINES[name], "metadata": {"n": n}}) + "\n" for n in range(count)))
-    if config and name in CONFIGS:
-        (path.parent / "task_config.yaml").write_text(yaml.safe_dump({name: CONFIGS[name]}))
+    (path.parent / "task_config.yaml").write_text(yaml.safe_dump({name: CONFIGS[name]}))
     return path
 
 
-@pytest.mark.parametrize("config", [True, False])
 @pytest.mark.parametrize("name", LINES)
-def test_files_of_the_original_are_read(tmp_path, name, config):
-    path = write_original(tmp_path, name, config=config)
+def test_files_of_the_original_are_read(tmp_path, name):
+    path = write_original(tmp_path, name)
     drawn = samples(f"parallelbench:{path}", "test", 3, seed=0)
     assert len(drawn) == 3
     for sample in drawn:
         assert score(sample, sample.answer) and not score(sample, "[]")
         assert sample.task == f"parallelbench:{path}"
-    if config and name == "waiting_line/replace_random":
+    if name == "waiting_line/replace_random":
         asked = f"Put {NEW} into\n{parsing.write_list([A, B, C])}"
         assert drawn[0].prompt == f"{asked}\n{ANSWER['example']}\n\n{asked}"
-    if not config and name == "waiting_line/replace_random":
-        assert drawn[0].prompt.startswith("People are standing in line")
-        assert drawn[0].prompt.count(f"New person: {NEW}") == 2
     strict = samples(f"parallelbench-strict:{path}", "test", 1, seed=0)[0]
     assert score(strict, strict.answer)
     if name == "waiting_line/copy":
@@ -319,7 +317,7 @@ def test_files_of_the_original_are_read(tmp_path, name, config):
 
 
 def test_a_file_gives_each_problem_once_and_a_longer_draw_begins_with_the_shorter(tmp_path):
-    path = tmp_path / "copy.jsonl"
+    path = write_original(tmp_path, "waiting_line/copy")
     rows = [parsing.write_list([A, B] * (n + 1)) for n in range(6)]
     path.write_text("".join(json.dumps({"input": {"context": row}, "answer": row}) + "\n" for row in rows))
     name = f"parallelbench:{path}"
@@ -344,13 +342,20 @@ def test_a_file_gives_each_problem_once_and_a_longer_draw_begins_with_the_shorte
             "shuffle.jsonl",
             "another list",
         ),
-        ('{"input": {"context": "[a]"}, "answer": "[a]"}', "other.jsonl", "no task of ParallelBench"),
+        (
+            '{"input": {"context": "[a]"}, "answer": "[a]"}',
+            "other.jsonl",
+            "knows no task 'other'; keep",
+        ),
         ('{"input": {"words": "a"}, "answer": {}}', "easy.jsonl", "no field 'words'"),
     ],
 )
 def test_files_that_cannot_be_read_say_why(tmp_path, content, file, what):
     if content is not None:
         (tmp_path / file).write_text(content)
+        metrics = {"copy": "list_match_score", "shuffle": "list_shuffle_score", "easy": "sentence_to_words_score"}
+        config = {f"x/{name}": {"metric": metric, "prompt": "{words}"} for name, metric in metrics.items()}
+        (tmp_path / "task_config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(DllmError, match=what):
         get_task(f"parallelbench:{tmp_path / file}")
 
