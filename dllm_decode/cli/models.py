@@ -13,15 +13,20 @@ from dllm_decode.cli.common import stdout, write_json
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False) -> None:
     """List the models that load, with attention, caches and how each was verified, and those that are refused."""
-    from dllm_decode.models.families import LISTED
+    from dllm_decode.models.families import LISTED, VERIFIED
 
     out = stdout()
     if as_json:
         write_json(out, [{**dataclasses.asdict(line), "caches": line.caches} for line in LISTED], indent=2)
         return
     table = Table()
-    for column in ("model", "family", "sizes", "attention", "caches", "verified"):
-        table.add_column(column, overflow="fold")
+    for column in ("model", "sizes", "attention", "caches", "verified"):
+        table.add_column(column)
     for line in LISTED:
-        table.add_row(line.name, line.family, line.sizes, line.attention, line.caches, line.verified)
+        if line.family:
+            table.add_row(line.name, line.sizes, line.attention, line.caches, line.verified)
     out.print(table)
+    for word, meaning in list(VERIFIED.items())[:-1]:
+        out.print(f"{word}: {meaning}", highlight=False, soft_wrap=True)
+    refused = (f"{line.name} ({line.why})" for line in LISTED if not line.family)
+    out.print(f"refused: {', '.join(refused)}", highlight=False, soft_wrap=True)

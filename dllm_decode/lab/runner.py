@@ -34,7 +34,7 @@ from dllm_decode.lab.setting import (
 )
 from dllm_decode.lab.workers import Crew, Decoder, decoders, model_of, prompt_of
 from dllm_decode.models import load_model
-from dllm_decode.models.loading import BUNDLED
+from dllm_decode.models.loading import BUNDLED, BUNDLED_NAMES
 from dllm_decode.tasks.tokenizer import count_tokens
 from samplers import PolicyError
 
@@ -242,7 +242,7 @@ def _describe(comparison: Comparison, model: DenoisingModel | None) -> dict[str,
         "dtype": None,
     }
     if model is not None:
-        folder = BUNDLED / "tiny" if comparison.model == "tiny" else Path(comparison.model)
+        folder = BUNDLED / comparison.model if comparison.model in BUNDLED_NAMES else Path(comparison.model)
         described = {
             "model_revision": weights_revision(folder) if folder.is_dir() else None,
             "mask_id": model.mask_id,

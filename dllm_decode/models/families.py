@@ -61,13 +61,24 @@ def family_of(fields: Mapping[str, Any]) -> type[BidirectionalLM] | None:
     return FAMILIES.get(str(kind))
 
 
+#: What each word of the table of models means.
+VERIFIED = {
+    "runs": "logits and decoded runs of the reference code, token for token, on tiny weights",
+    "names": "tensor names and shapes of a tiny checkpoint; computed by a family verified by runs",
+    "bundled": "trained here, on the tasks of dllm_decode.tasks",
+    "not verified": "built from the published config alone, against no reference",
+    "refused": "known by name, not loaded",
+}
+
+
 @dataclass(frozen=True)
 class Listed:
     """One line of the table of models.
 
     Attributes:
         name: of the checkpoints. ``family``: key of :data:`FAMILIES`, or "" when refused.
-        sizes: published ones. ``attention``: "full" or "block-causal, B cells". ``verified``: against what.
+        sizes: published ones. ``attention``: "full", "causal" or cells of an attention block, "blocks of B".
+        verified: a key of :data:`VERIFIED`. ``why``: it is refused.
     """
 
     name: str
@@ -75,6 +86,7 @@ class Listed:
     sizes: str
     attention: str
     verified: str
+    why: str = ""
 
     @property
     def caches(self) -> str:
@@ -82,25 +94,22 @@ class Listed:
         return "" if not self.family else "block, none" if self.attention.startswith("block") else "none, prefix, dual"
 
 
-_RUNS = "logits and runs of the reference code, token for token (tiny weights)"
-_NAMES = "tensor names and shapes of a tiny checkpoint; same class as "
 LISTED = (
-    Listed("tiny", "llada", "1.4 M", "full", "bundled, trained here"),
-    Listed("LLaDA-8B Base, Instruct", "llada", "8 B", "full", _RUNS),
-    Listed("LLaDA-1.5", "llada", "8 B", "full", _NAMES + "LLaDA"),
-    Listed("LLaDA-MoE-7B-A1B Base, Instruct", "llada_moe", "7 B, 1 B active", "full", _RUNS),
-    Listed("Dream-v0-7B Base, Instruct", "Dream", "7 B", "full", _RUNS),
-    Listed("DiffuCoder-7B, Dream-Coder-v0-7B", "Dream", "7 B", "full", _NAMES + "Dream"),
-    Listed("dParallel, d3LLM (merged weights)", "llada, Dream", "7-8 B", "full", _NAMES + "LLaDA or Dream"),
-    Listed("SDAR-Chat, TraDo", "sdar", "1.7, 4, 8 B", "block-causal, 4 to 64 cells", _RUNS),
-    Listed(
-        "SDAR-30B-A3B", "sdar_moe", "30 B, 3 B active", "block-causal, 4 cells", "not verified against a reference"
-    ),
-    Listed("LLaDA2.0, LLaDA2.1 mini, flash", "llada2_moe", "16, 100 B", "block-causal, 32 cells", _RUNS),
-    Listed("Fast-dLLM v2", "Fast_dLLM_Qwen", "7 B", "block-causal, 32 cells, seeded", _RUNS),
-    Listed("LLaDA2.2", "", "mini, flash", "block-causal", "refused: its experts are chosen for whole blocks"),
-    Listed("LLaDA2.0-Uni", "", "", "block-causal", "refused: image tokens"),
-    Listed("Nemotron-Labs-Diffusion", "", "3, 8, 14 B", "causal store", "refused: causal forwards of finished blocks"),
-    Listed("DiffusionGemma", "", "", "full", "refused: uniform noise instead of masks"),
-    Listed("WeDLM", "", "", "causal", "refused: another kind of engine"),
+    Listed("tiny", "llada", "1.4 M", "full", "bundled"),
+    Listed("tiny-block", "llada", "1.4 M", "blocks of 8", "bundled"),
+    Listed("LLaDA Base, Instruct", "llada", "8 B", "full", "runs"),
+    Listed("LLaDA-1.5", "llada", "8 B", "full", "names"),
+    Listed("LLaDA-MoE Base, Instruct", "llada_moe", "7 B, 1 B active", "full", "runs"),
+    Listed("Dream Base, Instruct", "Dream", "7 B", "full", "runs"),
+    Listed("DiffuCoder, Dream-Coder", "Dream", "7 B", "full", "names"),
+    Listed("dParallel, d3LLM (merged)", "llada, Dream", "7-8 B", "full", "names"),
+    Listed("SDAR-Chat, TraDo", "sdar", "1.7, 4, 8 B", "blocks of 4 to 64", "runs"),
+    Listed("SDAR-30B-A3B", "sdar_moe", "30 B, 3 B active", "blocks of 4", "not verified"),
+    Listed("LLaDA2.0, 2.1 mini, flash", "llada2_moe", "16, 100 B", "blocks of 32", "runs"),
+    Listed("Fast-dLLM v2", "Fast_dLLM_Qwen", "7 B", "blocks of 32, seeded", "runs"),
+    Listed("LLaDA2.2", "", "mini, flash", "blocks", "refused", "its experts are chosen for whole blocks"),
+    Listed("LLaDA2.0-Uni", "", "", "blocks", "refused", "image tokens"),
+    Listed("Nemotron-Labs-Diffusion", "", "3, 8, 14 B", "causal store", "refused", "stores finished blocks causally"),
+    Listed("DiffusionGemma", "", "", "full", "refused", "uniform noise instead of masks"),
+    Listed("WeDLM", "", "", "causal", "refused", "another kind of engine"),
 )

@@ -15,7 +15,7 @@ from dllm_decode.errors import ConfigError, DllmError, LoadError
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models import FAMILIES, NativeModel, load_model
-from dllm_decode.models.families import LISTED
+from dllm_decode.models.families import LISTED, VERIFIED
 from tests.dllm_decode.tiny import tiny
 from tests.references.golden_data import golden_model, golden_path
 
@@ -206,5 +206,6 @@ def test_checkpoints_of_the_same_names_load(tmp_path: Path, name: str, fields: d
 def test_the_table_of_models_names_families_that_are() -> None:
     for line in LISTED:
         assert all(name in FAMILIES for name in line.family.split(", ") if name)
-        assert bool(line.family) != line.verified.startswith("refused")
+        assert bool(line.family) != (line.verified == "refused") and bool(line.why) == (line.verified == "refused")
+        assert line.verified in VERIFIED
     assert {name for line in LISTED for name in line.family.split(", ") if name} == set(FAMILIES)
