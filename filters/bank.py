@@ -78,8 +78,8 @@ class LearnedFilter:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}, path)
         facts = {"model": self.model, "block_length": self.width, "threshold": self.threshold, "feature": self.feature}
-        text = json.dumps({**self.card, **facts}, indent=2, ensure_ascii=False)
-        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        lines = (f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in {**self.card, **facts}.items())
+        path.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         return path
 
     @classmethod

@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
+from dllm_decode.filter_training.train import check_plots
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.records import read_records
-from scripts.plots import check_plots, write_plots
+from scripts.plots import write_plots
 from scripts.results_page import findings, write_results
 
 GRIDS = Path(__file__).parent / "grids"

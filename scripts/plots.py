@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_decode.errors import DllmError
+from dllm_decode.filter_training.train import check_plots
 from dllm_decode.lab.pictures import EDGES, PROGRESS_BINS, Pictures, draw_pictures, representatives
 from dllm_decode.lab.problems import is_oracle
 from dllm_decode.lab.records import Record, read_records
@@ -26,12 +26,6 @@ SHAPES = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("-", "--", ":", "-.")
 BOUNDS = {"egp": "d", "per-sample best": "*"}
 SOFT, STATIC, INK = "#5a616c", "#3c4149", "#191c21"
-
-
-def check_plots() -> None:
-    """Refuse to go on without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DllmError("plots need matplotlib, which is not installed; run pip install 'dllm-decode[plots]'.")
 
 
 def write_plots(folder: str | Path, summary: Mapping[str, Any] | None = None) -> list[Path]:

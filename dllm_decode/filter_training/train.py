@@ -109,7 +109,7 @@ class FilterReport:
 def check_plots() -> None:
     """Raise :class:`DllmError` where nothing can be drawn."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise DllmError("the calibration plot needs matplotlib; install dllm-decode[plots].")
+        raise DllmError("plots need matplotlib, which is not installed; run pip install 'dllm-decode[plots]'.")
 
 
 def train_filter(

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dllm_decode.engine.pool import EngineDead
 from dllm_decode.engine.request import Outcome, Request
@@ -176,8 +176,3 @@ class Engine:
             self.scheduler.cancel(ticket)
             if ticket.request.on_done is not None:
                 ticket.request.on_done(Outcome(ticket.request, [], [], 0, 0, 0, 0, 0, error=error))
-
-
-def engine_of(model: DenoisingModel, limits: Limits, **options: Any) -> Engine:
-    """An engine over a model that is loaded already."""
-    return Engine(lambda: (model, limits), **options)

@@ -212,7 +212,7 @@ def test_bad_input_is_found_before_any_forward(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DllmError, match=r"prompt 2 holds token id 99, but the vocabulary is 0\.\.23"):
         train_filter(model, sets, tmp_path / "work", block_length=4)
     monkeypatch.setattr("dllm_decode.filter_training.train.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DllmError, match="the calibration plot needs matplotlib; install dllm-decode"):
+    with pytest.raises(DllmError, match="plots need matplotlib, which is not installed"):
         check_plots()
     assert not (tmp_path / "work").exists()
 

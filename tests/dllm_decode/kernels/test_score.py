@@ -14,7 +14,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from dllm_decode.engine.score import score
 from dllm_decode.interface.scoring import Draws, ScoreRule
-from dllm_decode.kernels.score import RUN, philox, philox_noise, score_rows
+from dllm_decode.kernels.score import RUN, score_rows
+from tests.dllm_decode.kernels.philox import philox, philox_noise
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
