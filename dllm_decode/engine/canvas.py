@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -118,14 +118,20 @@ class Rows:
         return self.slots.shape[1] - int(self.offset.min()) if len(self.offset) else 0
 
     def select(self, rows: Tensor) -> Rows:
-        """The chosen rows as a copy (long ``[R]``)."""
+        """The chosen rows as a copy (long ``[R]``, ascending)."""
+        if len(rows) == len(self.live):  # only slots are ever written into; the rest is replaced
+            return replace(self, slots=self.slots.clone())
         picked: Rows = map_rows(self, lambda x: x.index_select(0, rows))
         return picked
 
     def put(self, rows: Tensor, part: Rows) -> None:
         """Write the chosen rows back."""
         for name in self.__dataclass_fields__:
-            getattr(self, name).index_copy_(0, rows, getattr(part, name))
+            held = getattr(self, name)
+            if held.ndim > 1:
+                held.index_copy_(0, rows, getattr(part, name))
+            else:  # views, and memories made from them, may hold the numbers
+                setattr(self, name, held.index_copy(0, rows, getattr(part, name)))
 
     def cells(self, width: int) -> Tensor:
         """Long ``[B, G]``: the tokens in generation coordinates; junk past a row's budget."""
@@ -180,11 +186,14 @@ class Rows:
             block_length: default cells per block; a part may change it on the opening prediction.
             grid: where the blocks of a block-causal model lie.
         """
+        if not bool(done.any()):
+            return
         index = torch.arange(masked.shape[1], device=masked.device)
-        while True:
-            first = torch.where(masked.any(-1), masked.to(torch.uint8).argmax(-1), self.length)
-            move = done & self.live & (first < self.length) & (first >= self.end)
-            self.live &= ~(done & (first >= self.length))
+        first = torch.where(masked.any(-1), masked.to(torch.uint8).argmax(-1), self.length)
+        finished = first >= self.length
+        while bool(done.any()):
+            self.live = self.live & ~(done & finished)
+            move = done & self.live & (first >= self.end)
             if not bool(move.any()):
                 break
             step = self.length if block_length is None else torch.full_like(self.end, block_length)

@@ -24,41 +24,31 @@ def deltas_of(
     spent: tuple[Tensor, Tensor],
 ) -> list[TraceStep]:
     """What the step changed, per row."""
-    row, cell = decision.write.nonzero(as_tuple=True)
+    where = row, cell = decision.write.nonzero(as_tuple=True)
     confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
-    order = decision.order if decision.order is not None else -confidence
-    # Three stable sorts, least important key first: cell (already so), order, row.
-    rank = order[row, cell].double().masked_fill(undecided[row, cell], torch.inf)  # what was filled comes last
-    by = rank.sort(stable=True).indices
-    by = by[row[by].sort(stable=True).indices]
-    row, cell = row[by], cell[by]
-    columns = (
-        row,
-        cell,
-        view.tokens[row, cell],
-        decision.values[row, cell],
-        confidence[row, cell],
-        undecided[row, cell],
-    )
+    columns = [x[where].tolist() for x in (view.tokens, decision.values, confidence, undecided)]
+    order = [-p for p in columns[2]] if decision.order is None else decision.order[where].tolist()
+    # In the order in which they were decided; what was filled comes last.
+    found = [
+        (r, fill, 0.0 if fill else rank, c, old, new, p)
+        for r, c, old, new, p, fill, rank in zip(row.tolist(), cell.tolist(), *columns, order, strict=True)
+    ]
     written: list[list[tuple[int, int, int, float]]] = [[] for _ in range(len(group.step))]
     filled: list[list[int]] = [[] for _ in range(len(group.step))]
-    for r, c, old, new, p, fill in zip(*(x.tolist() for x in columns), strict=True):
+    for r, fill, _, c, old, new, p in sorted(found):
         if old != new:
             written[r].append((c, old, new, round(p, 6)))
             if fill:
                 filled[r].append(c)
-    facts = torch.stack(
-        [
-            group.step,
-            group.block_index,
-            group.start,
-            group.end,
-            opening.long(),
-            group.length,
-            group.rows_forwarded - spent[0],
-            group.tokens_forwarded - spent[1],
-        ]
-    ).T.tolist()
+    numbers = (group.step, group.block_index, group.start, group.end, opening, group.length)
+    facts = zip(
+        *(x.tolist() for x in numbers),
+        *(
+            [now - then for now, then in zip(after.tolist(), before.tolist(), strict=True)]
+            for after, before in zip((group.rows_forwarded, group.tokens_forwarded), spent, strict=True)
+        ),
+        strict=True,
+    )
     deltas: list[TraceStep] = []
     for (step, block, start, end, opens, length, rows, tokens), cells, fills in zip(
         facts, written, filled, strict=True

@@ -78,7 +78,7 @@ class Forwarder:
             opening: bool ``[R]``, the block's first forward.
             alone: these are all the live rows.
         """
-        full = self.cache is None or bool(self.reach.is_full(group).all())
+        full = self.cache is None or all(self.reach.is_full(group))
         first, last = self.reach.span(group, view, full)
         wanted = self.reach.scored(group, view, opening, None if full else (first, last))
         query = Query() if query is None else query
@@ -96,7 +96,8 @@ class Forwarder:
             every = torch.ones(query.canvases.shape[:2], dtype=torch.bool, device=wanted.device)
             used = every if query.used is None else query.used
             prediction = self._run_branches(group, ids, view, query.canvases, used, first, last, wanted)
-        group.full_forwards += int(full)
+        if full:
+            group.full_forwards = group.full_forwards + 1
         return prediction
 
     def _run(
@@ -114,8 +115,9 @@ class Forwarder:
             cells = torch.cat([cells, flat_cells(shadow, behind, layout)])
             marks.append(shadow)
         watch = AttentionWatch(self.policy.attention_layers) if self.policy.attention_layers else None
-        prompt = torch.arange(int(group.offset.max()), device=wanted.device) < group.offset[:, None]
+        prompt = wanted
         if watch is not None:
+            prompt = torch.arange(int(group.offset.max()), device=wanted.device) < group.offset[:, None]
             slot = torch.arange(prompt.shape[1], device=wanted.device)
             at = (slot - self.model.shift).clamp(min=0).expand_as(prompt)
             cells = torch.cat([cells, flat_cells(prompt, at, layout)])
@@ -231,8 +233,8 @@ class Forwarder:
         if not math.isfinite(float(scores.confidence.sum())):
             raise self._not_finite(scores, marks, group, whose)
         self.calls, cost = self.calls + 1, 1 + self.guided
-        group.rows_forwarded.index_add_(0, owner, torch.full_like(owner, cost))
-        group.tokens_forwarded.index_add_(0, owner, layout.queries * cost)
+        group.rows_forwarded = group.rows_forwarded.index_add(0, owner, torch.full_like(owner, cost))
+        group.tokens_forwarded = group.tokens_forwarded.index_add(0, owner, layout.queries * cost)
         return scores
 
     def _barred(self, view: View, marks: list[Tensor]) -> Tensor | None:

@@ -30,13 +30,17 @@ class Layout:
 def lay_out(slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, offset: Tensor, mask_id: int) -> Layout:
     """Columns ``[first, last)`` of each row; shadow twins, if any, behind them."""
     queries = last - first
-    wide = int(queries.max())
+    sizes = queries.tolist()
+    wide = max(sizes)
     column = torch.arange(wide, device=slots.device)
-    positions = (first[:, None] + column).clamp(max=slots.shape[1] - 1)
+    positions = first[:, None] + column
+    if min(sizes) < wide:
+        positions = positions.clamp(max=slots.shape[1] - 1)
     tokens = slots.gather(1, positions)
     owner = torch.arange(slots.shape[0], device=slots.device)
     if shadow is None or not bool(shadow.any()):
-        return Layout(tokens, positions * (column < queries[:, None]), queries, None, owner)
+        shown = positions if min(sizes) == wide else positions * (column < queries[:, None])
+        return Layout(tokens, shown, queries, None, owner)
     count = shadow.sum(-1)
     extra = int(count.max())
     twin = (~shadow).to(torch.uint8).argsort(dim=-1, stable=True)[:, :extra] + offset[:, None]

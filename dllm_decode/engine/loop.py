@@ -80,6 +80,7 @@ class Batch:
         self.traces: list[Trace | None] = [None] * places
         self.generators: list[torch.Generator | None] = [None] * places
         self.spent: Counter[str] = Counter()
+        self._seen: View | None = None  # what the last step left, if it was of all places
         self.on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
 
     def tail(self, request: Request) -> int:
@@ -89,6 +90,7 @@ class Batch:
     @torch.no_grad()
     def put(self, places: list[int], requests: Sequence[Request]) -> None:
         """Begin rows at places that are free."""
+        self._seen = None
         generators = [row_generator(request.config.seed, request.place) for request in requests]
         tails = [self.tail(request) for request in requests]
         laid = [request.ids + [self.model.mask_id] * tail for request, tail in zip(requests, tails, strict=True)]
@@ -144,22 +146,23 @@ class Batch:
         policy, everyone, places = self.policy, len(ids) == self.places, ids.tolist()
         group = self.rows.select(ids)
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
-        view = self._view(group, places)
-        opening, inside = group.block_step == 0, group.block_step > 0
-        query = None if bool((group.block_step < 0).any()) else policy.query(view, memory)
+        view = self._recalled(group, places)
+        steps = group.block_step.tolist()
+        opening, early = group.block_step == 0, group.block_step <= 0
+        query = None if min(steps) < 0 else policy.query(view, memory)
         if query is not None and query.canvases is not None:
             self._refuse_drafts(opening)
-        spent = group.rows_forwarded.clone(), group.tokens_forwarded.clone()
+        spent = group.rows_forwarded, group.tokens_forwarded
         prediction = self.forwarder.predict(group, ids, view, query, opening, alone)
         group.step = group.step + 1
-        group.opened = torch.where(inside, group.opened, group.start)
-
-        if bool(opening.any()):
+        if min(steps) <= 0:
+            group.opened = torch.where(early, group.start, group.opened)
+        if 0 in steps:
             length = policy.block_length(view, prediction, memory)
             if length is not None:
                 end = torch.minimum(group.start + length.clamp(min=1), self.forwarder.reach.furthest(group))
                 group.end = torch.where(opening, end, group.end)
-        view = self._view(group, places)
+        view = view.at(start=group.start, end=group.end, step=group.step)
         before = () if self.past is None else self.past.of(places, prediction)
         said = replace(prediction, open=self._open(prediction, view))
         prediction = replace(said, before=before)
@@ -174,17 +177,20 @@ class Batch:
         validate(policy, view, decision)
 
         self._apply(group, decision)
-        after = self._view(group, places)
-        group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
+        after = view.after(decision.write, decision.values, 0)
+        if decision.length is not None:
+            after = self._view(group, places)
+        if 0 in steps:
+            group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
         requests = [self.requests[place] for place in places]
         heard = [request is not None and (request.trace or request.on_step is not None) for request in requests]
         deltas: list[TraceStep] = []
         if any(heard):
-            deltas = deltas_of(group, view, prediction, decision, ~decided.write, ~inside, spent)
-        where = group.start.clone(), group.end.clone(), group.block_index.clone()
+            deltas = deltas_of(group, view, prediction, decision, ~decided.write, early, spent)
+        where = group.start, group.end, group.block_index
         group.block_step = group.block_step + 1
         if policy.revises or decision.hold is not None:
-            self._count_waits(group, after, ~inside)
+            self._count_waits(group, after, early)
         else:  # it has netted a commit
             group.fewest, group.waited = after.open.sum(-1), torch.zeros_like(group.waited)
         done = ~after.open.any(-1)
@@ -195,29 +201,37 @@ class Batch:
         group.advance(after.masked, done, self.config.block_length, self.grid)
         if self.past is not None:
             self.past.keep(places, said, group.live)
+        self._seen = None
         if everyone:
-            self.rows, self.memory = group, memory
+            self.rows, self.memory, self._seen = group, memory, after
         else:
             self.rows.put(ids, group)
             self.memory = merge_rows(self.memory, ids, memory)
-        self._count(view, after, ~inside, group.tokens_forwarded - spent[1])
+        self._count(view, after, max(steps) <= 0, sum(group.tokens_forwarded.tolist()) - sum(spent[1].tolist()))
         for place, delta in zip(places, deltas, strict=False):
             trace = self.traces[place]
             if trace is not None:
                 trace.steps.append(delta)
         if not any(request is not None and request.on_step is not None for request in requests):
             return {}
-        events = events_of(requests, deltas, group, after, ~inside, where, policy.revises)
+        events = events_of(requests, deltas, group, after, early, where, policy.revises)
         return {place: event for place, event in zip(places, events, strict=True) if event is not None}
 
     def _view(self, rows: Rows, places: list[int]) -> View:
         generators = tuple(g for g in (self.generators[place] for place in places) if g is not None)
         return rows.view(self.width, self.model.mask_id, self.model.eos_ids, generators, self.model.vocab_size)
 
-    def _count(self, before: View, after: View, opening: Tensor, tokens: Tensor) -> None:
-        phase = "opening" if bool(opening.all()) else "block"
+    def _recalled(self, rows: Rows, places: list[int]) -> View:
+        """The view of all rows as the last step left them, at their new blocks, if that was of all of them."""
+        if self._seen is None or len(places) < self.places:
+            return self._view(rows, places)
+        at = {name: getattr(rows, name) for name in ("start", "end", "step", "block_step", "block_index")}
+        return self._seen.at(**at)
+
+    def _count(self, before: View, after: View, opening: bool, tokens: int) -> None:
+        phase = "opening" if opening else "block"
         self.spent[f"forwards_{phase}"] += 1
-        self.spent[f"tokens_{phase}"] += int(tokens.sum())
+        self.spent[f"tokens_{phase}"] += tokens
         self.spent["committed"] += int((before.masked & ~after.masked & after.valid).sum())
 
     def _count_waits(self, group: Rows, after: View, opening: Tensor) -> None:

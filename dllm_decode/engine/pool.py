@@ -142,13 +142,13 @@ class Pool:
                 request = self.requests[place]
                 if request is not None and request.on_step is not None:
                     request.on_step(event)
-            rows = self.batch.rows
+            alive, steps = self.batch.rows.live.tolist(), self.batch.rows.block_step.tolist()
             for place in ids.tolist():
                 if self.requests[place] is None:
                     continue
-                if not bool(rows.live[place]):
+                if not alive[place]:
                     done.append(self._collect(place))
-                elif self.batch.forwarder.cache is None or int(rows.block_step[place]) <= 0:
+                elif self.batch.forwarder.cache is None or steps[place] <= 0:
                     self._due[place] = self.ticks
         for outcome in done:
             if outcome.request.on_done is not None:
@@ -162,28 +162,33 @@ class Pool:
     def _groups(self, budget: int | None) -> tuple[list[Tensor], bool]:
         """Places to step now, one group per kind of forward, and whether others must wait."""
         rows, forwarder = self.batch.rows, self.batch.forwarder
-        live = rows.live.nonzero()[:, 0]
-        opening = rows.block_step[live] <= 0
-        costly = torch.ones_like(opening) if forwarder.cache is None else opening
+        steps = rows.block_step.tolist()
+        live = [place for place, alive in enumerate(rows.live.tolist()) if alive]
+        costly = [place for place in live if forwarder.cache is None or steps[place] <= 0]
         waiting = False
-        if budget is not None and bool(costly.any()):
-            keep = ~costly
+        if budget is not None and costly:
             first, last = forwarder.reach.opening_span(rows)
-            sizes = (last - first)[live] * (2 if forwarder.guided else 1)
-            at = costly.nonzero()[:, 0].tolist()
-            for number, i in enumerate(sorted(at, key=lambda i: self._due[int(live[i])])):
-                budget -= int(sizes[i])
+            sizes = ((last - first) * (2 if forwarder.guided else 1)).tolist()
+            late: set[int] = set()
+            turns = sorted(costly, key=lambda place: self._due[place])
+            for number, place in enumerate(turns):
+                budget -= sizes[place]
                 if number and budget < 0:
-                    waiting = True
+                    late, waiting = set(turns[number:]), True
                     break
-                keep[i] = True
-            live, opening = live[keep], opening[keep]
+            live = [place for place in live if place not in late]
         if forwarder.cache is None and not {"query", "block_length"} <= set(self.batch.policy.roles):
-            seeds = rows.block_step[live] < 0  # without a cache every other forward is the full row
-            return [ids for ids in (live[seeds], live[~seeds]) if len(ids)], waiting
-        full, seeds = forwarder.reach.is_full(rows)[live], rows.block_step[live] < 0
-        groups = [live[full], live[opening & ~full & ~seeds], live[seeds], live[~opening]]
-        return [ids for ids in groups if len(ids)], waiting
+            # without a cache every other forward is the full row
+            groups = [[p for p in live if steps[p] < 0], [p for p in live if steps[p] >= 0]]
+        else:
+            full = forwarder.reach.is_full(rows)
+            groups = [
+                [p for p in live if full[p]],
+                [p for p in live if steps[p] == 0 and not full[p]],
+                [p for p in live if steps[p] < 0],
+                [p for p in live if steps[p] > 0],
+            ]
+        return [torch.tensor(ids, device=rows.live.device) for ids in groups if ids], waiting
 
     def _advance(self, ids: Tensor, alone: bool, done: list[Outcome]) -> dict[int, StepEvent]:
         """Step some rows; in an isolating pool, halve what fails down to the rows that fail alone."""

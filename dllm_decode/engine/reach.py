@@ -41,14 +41,15 @@ class Reach:
             return rows.length
         return torch.minimum(self.grid.ends(rows.offset + rows.start) - rows.offset, rows.length)
 
-    def is_full(self, rows: Rows) -> Tensor:
-        """Bool ``[R]``: rows whose next forward covers the whole row and refills the cache."""
-        due = (rows.block_step == 0) & (rows.block_index == 0)
-        if self.grid is not None:
-            return torch.zeros_like(due)  # a block's opening has what is not final, never the whole row
-        if self.config.refresh != "window":
-            due = (rows.block_step == 0) & (rows.block_index % self.config.refresh == 0)
-        return due
+    def is_full(self, rows: Rows) -> list[bool]:
+        """Per row, whether its next forward covers it whole and refills the cache."""
+        steps = rows.block_step.tolist()
+        if self.grid is not None:  # a block's opening has what is not final, never the whole row
+            return [False] * len(steps)
+        if self.config.refresh == "window":
+            return [step == 0 and index == 0 for step, index in zip(steps, rows.block_index.tolist(), strict=True)]
+        every = self.config.refresh
+        return [step == 0 and index % every == 0 for step, index in zip(steps, rows.block_index.tolist(), strict=True)]
 
     def span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
         """Long ``[R]`` twice: first slot of the forward and the one after its last."""
@@ -65,6 +66,8 @@ class Reach:
             # A part that reads the whole block reads that cell's score even when it is committed.
             owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0] | (Scope.BLOCK in self.policy.scope)
             start = start - (owed & (start > 0)).long()
+        if 0 not in group.block_step.tolist():
+            return start, end if self.cache == "dual" else whole
         opening, reach = group.block_step == 0, self.config.refresh_window
         stale = torch.minimum(group.offset + group.opened, start - reach)
         start = torch.where(opening, stale.clamp(min=0), start)
@@ -83,8 +86,8 @@ class Reach:
 
         def cells(scope: Scope) -> Tensor:
             if Scope.ALL in scope:
-                return view.valid.clone()
-            inside = view.masked.clone() if Scope.REST in scope else view.open
+                return view.valid
+            inside = view.masked if Scope.REST in scope else view.open
             return inside | view.in_block if Scope.BLOCK in scope else inside
 
         scope, at_opening = self.policy.scope, self.policy.opening_scope
@@ -95,5 +98,8 @@ class Reach:
             return wanted & self.grid.predicts(group, view.index)
         if window is None:
             return wanted
-        slot, (first, last) = view.index + group.offset[:, None], window
-        return wanted & (slot < last[:, None]) & ((slot - self.shift).clamp(min=0) >= first[:, None])
+        first, last = (slot - group.offset for slot in window)  # in cells
+        inside = wanted & (view.index < last[:, None])
+        if not self.shift:
+            return inside & (view.index >= first[:, None])
+        return inside & ((view.index + group.offset[:, None] - self.shift).clamp(min=0) >= window[0][:, None])

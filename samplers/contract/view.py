@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class View:
-    """What a policy sees of the canvas before (and while) it decides.
+    """What a policy sees of the canvas before (and while) it decides; nobody writes into its tensors.
 
     Attributes:
         tokens: long ``[B, G]``; the mask id at masks.
@@ -57,17 +58,17 @@ class View:
         behind = self.text_behind
         return ends if self.given is None or behind is None else ends & ~(self.given | behind)
 
-    @property
+    @cached_property
     def index(self) -> Tensor:
         """Long ``[1, G]``: the cells' own indices."""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device)[None]
 
-    @property
+    @cached_property
     def in_block(self) -> Tensor:
         """Bool ``[B, G]``: cells of the current block, committed or not."""
         return (self.index >= self.start[:, None]) & (self.index < self.end[:, None]) & self.valid
 
-    @property
+    @cached_property
     def open(self) -> Tensor:
         """Bool ``[B, G]``: masks the current block may commit (also masks left before it)."""
         return self.masked & (self.index < self.end[:, None])
@@ -101,7 +102,13 @@ class View:
         tokens = torch.where(write, values, self.tokens)
         masked = (tokens == self.mask_id) & self.valid
         step, block_step = self.step + forwards, self.block_step + forwards
-        return replace(self, tokens=tokens, masked=masked, step=step, block_step=block_step)
+        return self.at(tokens=tokens, masked=masked, step=step, block_step=block_step)
+
+    def at(self, **numbers: Tensor) -> View:
+        """The same cells with other blocks or counts (``start``, ``end``, ``step``, ...: long ``[B]``)."""
+        moved = replace(self, **numbers)  # type: ignore[arg-type]
+        moved.__dict__["index"] = self.index
+        return moved
 
     def moved(self) -> View:
         """The same with rows whose block is complete at their next block that is not, taken to be as long."""
