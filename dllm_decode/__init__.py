@@ -59,7 +59,7 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(
         ("Credit", "EntropyThreshold", "Hierarchy", "Klass", "PcSampler", "Saber", "TokenTable"), "samplers"
     ),
-    **dict.fromkeys(("Wino", "Lopa", "Dawn"), "samplers"),
+    **dict.fromkeys(("Wino", "Lopa", "Dawn", "Daedal"), "samplers"),
     **dict.fromkeys(("FilterBank", "LearnedFilter"), "filters"),
     **dict.fromkeys(("train_filter",), "dllm_decode.filter_training.train"),
     **dict.fromkeys(("BlockQuota", "JointThreshold"), "samplers"),

@@ -9,7 +9,7 @@ from samplers.adablock import AdaBlock, volatility_band
 from samplers.block_quota import BlockQuota
 from samplers.ccd import CCD, CCDDS
 from samplers.content_first import ContentFirst
-from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.data import Decision, Insertion, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.fields import bounded
 from samplers.contract.memory import map_rows, merge_rows
 from samplers.contract.policy import Composition, Policy, Scope
@@ -17,6 +17,7 @@ from samplers.contract.recall import divergence
 from samplers.contract.referee import settle, validate
 from samplers.contract.select import best, commit, dilate, prefix_sum_by_rank, rank, top
 from samplers.credit import Credit
+from samplers.daedal import Daedal
 from samplers.dawn import Dawn
 from samplers.doubt_exit import DoubtExit
 from samplers.egp import EGP
@@ -54,8 +55,10 @@ __all__ = [
     "Composition",
     "ContentFirst",
     "Credit",
+    "Daedal",
     "Dawn",
     "Decision",
+    "Insertion",
     "DeferEos",
     "EntropyBound",
     "EntropyThreshold",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -52,6 +53,10 @@ class ContentFirst(Policy):
     @property
     def revises(self) -> bool:  # noqa: D102
         return self.step.revises
+
+    @property
+    def remembers(self) -> Literal["rows", "cells"] | None:  # noqa: D102
+        return self.step.remembers
 
     @property
     def widest_block(self) -> int | None:  # noqa: D102

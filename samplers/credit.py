@@ -54,6 +54,7 @@ class Credit(Policy):
     gamma: float = bounded(0.2, 0)
     slots: int | None = bounded(None, 1)
     needs = frozenset({"logits"})
+    remembers = "cells"
 
     def bind(self, setting: Setting) -> Credit:  # noqa: D102
         limits = [n for n in (setting.block_length, setting.max_new_tokens) if n is not None]

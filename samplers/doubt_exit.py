@@ -40,6 +40,7 @@ class DoubtExit(Policy):
 
     eps: float = 0.15
     stale: bool = False
+    remembers = "cells"
 
     def __post_init__(self) -> None:
         if not self.eps >= 0:

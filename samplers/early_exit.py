@@ -80,6 +80,7 @@ class MarginExit(Policy):
     min_progress: float = bounded(0.0, 0, 1)
     stale: bool = False
     needs = frozenset({"logit_margin"})
+    remembers = "cells"
 
     def __post_init__(self) -> None:
         if self.max_change is None and (self.patience or self.min_progress):

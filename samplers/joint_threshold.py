@@ -38,6 +38,7 @@ class JointThreshold(Policy):
     least: int = bounded(1, 1)
     scope = Scope.BLOCK
     revises = True
+    remembers = "rows"
 
     @property
     def waits(self) -> int:  # noqa: D102

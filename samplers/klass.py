@@ -43,6 +43,7 @@ class Klass(Policy):
     steps: int | None = bounded(None, 1)
     since: Literal["row", "block"] | None = None
     needs = frozenset({"logits"})
+    remembers = "rows"
 
     def bind(self, setting: Setting) -> Klass:  # noqa: D102
         threshold, divergence = (0.9, 0.001) if setting.family == "dream" else (0.6, 0.015)

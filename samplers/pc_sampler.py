@@ -84,6 +84,7 @@ class PcSampler(Policy):
     alpha: float = bounded(10.0, 0)
     k: int = bounded(1, 1)
     steps: int | None = bounded(None, 1)
+    remembers = "rows"
 
     def bind(self, setting: Setting) -> PcSampler:  # noqa: D102
         if isinstance(self.table, TokenTable):

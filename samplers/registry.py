@@ -81,6 +81,11 @@ REGISTRY: dict[str, Entry] = {
     ),
     "lopa": Entry("samplers.lopa:Lopa", "LoPA arXiv 2512.16229", "threshold=0.5"),
     "wino": Entry("samplers.wino:Wino", "WINO arXiv 2507.18578", "threshold=0.3,threshold_back=0.5"),
+    "daedal": Entry(
+        "samplers.daedal:Daedal",
+        "DAEDAL arXiv 2508.00819",
+        "initial_length=2,factor=2,window=2,expand_below=0.5,low=0.6",
+    ),
     "doubtexit": Entry("samplers.doubt_exit:DoubtExit", "a union bound on wrong cells; in no paper", "eps=4"),
     "contentfirst": Entry("samplers.content_first:ContentFirst", "in no paper", "step=(threshold:threshold=0.4)"),
     "eosstop": Entry("samplers.eos:EosStop", "early stop at the end of the text"),

@@ -45,6 +45,7 @@ class Saber(Policy):
 
     least: int = bounded(2, 1, note="the paper uses 2")
     revises = True
+    remembers = "cells"
 
     @property
     def scope(self) -> Scope:  # noqa: D102

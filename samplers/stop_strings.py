@@ -29,6 +29,7 @@ class StopStrings(Policy):
     strings: tuple[str, ...]
     decode: Callable[[list[int]], str] = field(repr=False, compare=False)
     blocks_only: bool = False
+    remembers = "rows"
 
     def __post_init__(self) -> None:
         if not self.strings or not all(self.strings):

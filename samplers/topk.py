@@ -44,6 +44,7 @@ class TopK(Policy):
     eps: float = bounded(1e-3, above=0, below=1, note="Dream uses 0.001")
     origin: bool = False
     spend: bool = False
+    remembers = "rows"
 
     def __post_init__(self) -> None:
         if (self.schedule == "time" or self.spend or self.origin) and self.steps is None:

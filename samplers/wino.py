@@ -56,6 +56,7 @@ class Wino(Policy):
     threshold_back: float = bounded(0.9, 0, note="the paper's: 0.9")
     twins: Literal["block", "lone"] = "block"
     revises = True
+    remembers = "cells"
 
     def bind(self, setting: Setting) -> Wino:  # noqa: D102
         if setting.shift:

@@ -62,7 +62,7 @@ def wrong(case: Case, kind: str) -> str | None:
     except (PolicyError, DllmError) as error:
         return None if case.policy == "egp" else str(error)
     for row, trace in enumerate(result.trace):
-        masks = trace.canvas.count(MASK)
+        masks = trace.canvas.count(MASK) + sum(step.inserted[1] for step in trace.steps if step.inserted)
         if MASK in result.sequences[row]:
             return f"row {row} holds a mask"
         if result.nfe[row] > masks * PER_CELL:

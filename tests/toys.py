@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dllm_decode import DiffusionSampler, GenerationConfig, GenerationResult
 from dllm_decode.models import Dream, DreamConfig, LLaDA, LLaDAConfig, NativeModel
@@ -41,6 +42,20 @@ def tiny(family: str, seed: int = 0) -> NativeModel:
             )
         )
     return NativeModel(module, mask_id=MASK, eos_ids=(EOS,), name=f"tiny-{family}-{seed}")
+
+
+class Ending(NativeModel):
+    """The same model, surer of the end of the text by some logits."""
+
+    def __init__(self, like: NativeModel, bias: float) -> None:
+        super().__init__(like.module, mask_id=like.mask_id, eos_ids=like.eos_ids, name=like.name)
+        self.bias = bias
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Fp32 ``[M, V]``: the logits."""
+        logits = super().head(hidden).float().clone()
+        logits[:, self.eos_ids[0]] += self.bias
+        return logits
 
 
 def decode(

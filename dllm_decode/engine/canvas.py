@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode.engine.blocks import BlockGrid
-from samplers import View, map_rows
+from samplers import Insertion, View, map_rows
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Rows:
         given: bool ``[B, N]``, the slots that held no mask at the beginning (the prompt; more when infilling).
         owed: bool ``[B]``, the block's first cell was still masked after its opening forward.
         opened: long ``[B]``, start of the block at the last opening forward: keys from there on may be stale.
+        moved: bool ``[B]``, cells were put in after the last forward: no key from the block on is where it was.
         step, block_step, block_index: forwards in all, forwards in this block, index of the block; a ``block_step`` of
             -1 is the forward that predicts the block's first cell and nothing else.
         fewest: long ``[B]``, the fewest masks the block has had. ``waited``: forwards since then.
@@ -42,6 +43,7 @@ class Rows:
     start: Tensor
     end: Tensor
     opened: Tensor
+    moved: Tensor
     step: Tensor
     block_step: Tensor
     block_index: Tensor
@@ -92,6 +94,7 @@ class Rows:
             zeros(),
             zeros(),
             -offset,
+            torch.zeros_like(budget, dtype=torch.bool),
             zeros(),
             zeros(),
             zeros() - 1,
@@ -145,6 +148,19 @@ class Rows:
         """Write ``values`` (long ``[B, G]``) at ``where`` (bool ``[B, G]``)."""
         row, cell = where.nonzero(as_tuple=True)
         self.slots[row, self.offset[row] + cell] = values[row, cell]
+
+    def insert(self, put: Insertion, block_length: int | None, mask_id: int) -> None:
+        """Put cells in; a block that reached the row's end goes on, up to ``block_length`` cells."""
+        index = torch.arange(self.slots.shape[1], device=self.slots.device)
+        cell, at, count = index - self.offset[:, None], put.at[:, None], put.count[:, None]
+        fresh = (cell >= at) & (cell < at + count)
+        length = torch.minimum(self.length + put.count, self.budget)
+        lost = (count > 0) & (cell >= length[:, None]) & (cell < self.budget[:, None])
+        moved = self.slots.gather(1, index - count * (cell >= at + count))
+        self.slots = torch.where(fresh, put.token[:, None], moved).masked_fill(lost, mask_id)
+        reach = length if block_length is None else torch.minimum(length, self.start + block_length)
+        self.end = torch.where(self.end == self.length, reach.maximum(self.end), self.end)
+        self.length, self.moved = length, put.count > 0
 
     def view(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from samplers import Decision, Prediction, View
 
 def deltas_of(
     group: Rows,
+    where: tuple[Tensor, Tensor, Tensor],
     view: View,
     prediction: Prediction,
     decision: Decision,
@@ -23,11 +25,11 @@ def deltas_of(
     opening: Tensor,
     spent: tuple[Tensor, Tensor],
 ) -> list[TraceStep]:
-    """What the step changed, per row."""
-    where = row, cell = decision.write.nonzero(as_tuple=True)
+    """What the step changed, per row; ``where``: start, end and index of its block, long ``[R]`` each."""
+    at = row, cell = decision.write.nonzero(as_tuple=True)
     confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
-    columns = [x[where].tolist() for x in (view.tokens, decision.values, confidence, undecided)]
-    order = [-p for p in columns[2]] if decision.order is None else decision.order[where].tolist()
+    columns = [x[at].tolist() for x in (view.tokens, decision.values, confidence, undecided)]
+    order = [-p for p in columns[2]] if decision.order is None else decision.order[at].tolist()
     # In the order in which they were decided; what was filled comes last.
     found = [
         (r, fill, 0.0 if fill else rank, c, old, new, p)
@@ -40,7 +42,7 @@ def deltas_of(
             written[r].append((c, old, new, round(p, 6)))
             if fill:
                 filled[r].append(c)
-    numbers = (group.step, group.block_index, group.start, group.end, opening, group.length)
+    numbers = (group.step, where[2], where[0], where[1], opening, group.length)
     facts = zip(
         *(x.tolist() for x in numbers),
         *(
@@ -55,7 +57,11 @@ def deltas_of(
     ):
         c, old, new, p = (list(x) for x in zip(*cells, strict=True)) if cells else ([], [], [], [])
         deltas.append(TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens, fills))
-    return deltas
+    put = decision.insert
+    if put is None:
+        return deltas
+    inserted = torch.stack([put.at, put.count, put.token], -1).tolist()
+    return [replace(d, inserted=into if into[1] else []) for d, into in zip(deltas, inserted, strict=True)]
 
 
 def _confidence(prediction: Prediction, decision: Decision) -> Tensor:
@@ -110,6 +116,7 @@ def events_of(
                 cells=tuple(step.cells[k] for k in shown),
                 values=tuple(step.new[k] for k in shown),
                 confidence=tuple(step.confidence[k] for k in shown),
+                inserted=tuple(step.inserted),
                 settled=int(settled[i]),
                 finished=not live[i],
             )

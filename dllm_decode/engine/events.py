@@ -16,6 +16,8 @@ class StepEvent:
         opening: the block's first forward.
         tokens: the row's canvas after this step, mask id at masks; as long as the row is now.
         cells: cells written, in the order they were decided; ``values`` their tokens, ``confidence`` theirs.
+        inserted: ``(cell, count, token)`` of cells put in after that, before ``cell``; empty = none. What moved beyond
+            the row's budget is lost.
         settled: number of leading cells that are committed.
         finished: the row is done.
     """
@@ -32,3 +34,4 @@ class StepEvent:
     confidence: tuple[float, ...]
     settled: int
     finished: bool
+    inserted: tuple[int, ...] = ()

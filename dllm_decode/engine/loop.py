@@ -104,15 +104,18 @@ class Batch:
             names=[request.row for request in requests],
             tails=tails,
         )
+        if self.policy.starts is not None:
+            fresh.length = fresh.length.clamp(max=self.policy.starts)
         view = fresh.view(self.width, self.model.mask_id, self.model.eos_ids, tuple(generators), self.model.vocab_size)
         memory = self.policy.begin(view)
         check_rows(memory, len(requests), self.title)
         fresh.advance(view.masked, torch.ones_like(fresh.live), self.config.block_length, self.grid)
-        for place, request, ids, generator in zip(places, requests, laid, generators, strict=True):
+        lengths = fresh.length.tolist()
+        for place, request, ids, length, generator in zip(places, requests, laid, lengths, generators, strict=True):
             self.requests[place], self.generators[place] = request, generator
             offset = request.offset
             self.traces[place] = (
-                Trace(ids[:offset], ids[offset:], self.model.mask_id, meta=dict(request.meta))
+                Trace(ids[:offset], ids[offset : offset + length], self.model.mask_id, meta=dict(request.meta))
                 if request.trace
                 else None
             )
@@ -176,9 +179,11 @@ class Batch:
         decision = settle(view, decision)
         validate(policy, view, decision)
 
-        self._apply(group, decision)
+        where = group.start, group.end, group.block_index
+        memory, grown = self._apply(group, decision, view, memory)
         after = view.after(decision.write, decision.values, 0)
-        if decision.length is not None:
+        if decision.length is not None or decision.insert is not None:
+            where = where[0], torch.minimum(where[1], group.length), where[2]
             after = self._view(group, places)
         if 0 in steps:
             group.owed = torch.where(opening, after.masked.gather(1, group.start[:, None])[:, 0], group.owed)
@@ -186,11 +191,13 @@ class Batch:
         heard = [request is not None and (request.trace or request.on_step is not None) for request in requests]
         deltas: list[TraceStep] = []
         if any(heard):
-            deltas = deltas_of(group, view, prediction, decision, ~decided.write, early, spent)
-        where = group.start, group.end, group.block_index
+            deltas = deltas_of(group, where, view, prediction, decision, ~decided.write, early, spent)
         group.block_step = group.block_step + 1
+        if decision.reopen is not None:
+            group.block_step = group.block_step.masked_fill(decision.reopen, 0)
         if policy.revises or decision.hold is not None:
-            self._count_waits(group, after, early)
+            moves = early if decision.reopen is None else early & ~decision.reopen
+            self._count_waits(group, after, moves | grown)
         else:  # it has netted a commit
             group.fewest, group.waited = after.open.sum(-1), torch.zeros_like(group.waited)
         done = ~after.open.any(-1)
@@ -200,14 +207,15 @@ class Batch:
             done |= decision.stop
         group.advance(after.masked, done, self.config.block_length, self.grid)
         if self.past is not None:
-            self.past.keep(places, said, group.live)
+            self.past.keep(places, said, group.live & ~grown)  # what was said of cells that have moved is no help
         self._seen = None
         if everyone:
             self.rows, self.memory, self._seen = group, memory, after
         else:
             self.rows.put(ids, group)
             self.memory = merge_rows(self.memory, ids, memory)
-        self._count(view, after, max(steps) <= 0, sum(group.tokens_forwarded.tolist()) - sum(spent[1].tolist()))
+        committed = decision.write & view.masked & (decision.values != view.mask_id)
+        self._count(committed, max(steps) <= 0, sum(group.tokens_forwarded.tolist()) - sum(spent[1].tolist()))
         for place, delta in zip(places, deltas, strict=False):
             trace = self.traces[place]
             if trace is not None:
@@ -228,16 +236,16 @@ class Batch:
         at = {name: getattr(rows, name) for name in ("start", "end", "step", "block_step", "block_index")}
         return self._seen.at(**at)
 
-    def _count(self, before: View, after: View, opening: bool, tokens: int) -> None:
+    def _count(self, committed: Tensor, opening: bool, tokens: int) -> None:
         phase = "opening" if opening else "block"
         self.spent[f"forwards_{phase}"] += 1
         self.spent[f"tokens_{phase}"] += tokens
-        self.spent["committed"] += int((before.masked & ~after.masked & after.valid).sum())
+        self.spent["committed"] += int(committed.sum())
 
-    def _count_waits(self, group: Rows, after: View, opening: Tensor) -> None:
-        """Stop a policy that holds, or takes back what it commits, for ever."""
+    def _count_waits(self, group: Rows, after: View, moves: Tensor) -> None:
+        """Stop a policy that holds, or takes back what it commits, for ever; ``moves``: this step gets somewhere."""
         masks, cells = after.open.sum(-1), group.end - group.start
-        nearer = opening | (masks < group.fewest)
+        nearer = moves | (masks < group.fewest)
         group.fewest = torch.where(nearer, masks, group.fewest)
         group.waited = torch.where(nearer, 0, group.waited + 1)
         limit = cells + MARGIN + self.policy.waits if self.config.max_wait is None else self.config.max_wait
@@ -268,8 +276,15 @@ class Batch:
             return prediction.open
         return prediction.predicted & view.open
 
-    def _apply(self, group: Rows, decision: Decision) -> None:
+    def _apply(self, group: Rows, decision: Decision, view: View, memory: Memory) -> tuple[Memory, Tensor]:
+        """Write, cut and put in; returns the memory after it, and bool ``[R]``: rows in which cells have moved."""
         group.write(decision.write, decision.values)
+        group.moved = torch.zeros_like(group.live)
         if decision.length is not None:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)
+        if decision.insert is not None:
+            group.insert(decision.insert, self.config.block_length, self.model.mask_id)
+            if bool(group.moved.any()):
+                memory = self.policy.move(view, memory, decision.insert.source(self.width))
+        return memory, group.moved.clone()

@@ -66,12 +66,13 @@ class Reach:
             # A part that reads the whole block reads that cell's score even when it is committed.
             owed = group.owed | view.masked.gather(1, group.start[:, None])[:, 0] | (Scope.BLOCK in self.policy.scope)
             start = start - (owed & (start > 0)).long()
-        if 0 not in group.block_step.tolist():
-            return start, end if self.cache == "dual" else whole
-        opening, reach = group.block_step == 0, self.config.refresh_window
-        stale = torch.minimum(group.offset + group.opened, start - reach)
-        start = torch.where(opening, stale.clamp(min=0), start)
-        end = torch.where(opening, torch.minimum(end + reach, whole), end)
+        if 0 in group.block_step.tolist():
+            opening, reach = group.block_step == 0, self.config.refresh_window
+            stale = torch.minimum(group.offset + group.opened, start - reach)
+            start = torch.where(opening, stale.clamp(min=0), start)
+            end = torch.where(opening, torch.minimum(end + reach, whole), end)
+        if self.policy.starts is not None:  # what has moved is forwarded again
+            end = torch.where(group.moved, whole, end)
         return start, end if self.cache == "dual" else whole
 
     def scored(self, group: Rows, view: View, opening: Tensor, window: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -28,6 +28,8 @@ class TraceStep:
         length: the row's length after the step.
         rows, tokens: rows and query tokens this forward cost for this row.
         filled: those of ``cells`` that were filled because the row stopped, not because the rule decided them.
+        inserted: ``[cell, count, token]`` of cells put in after that, before ``cell``; empty = none. All places of the
+            step are those before it.
     """
 
     step: int
@@ -43,6 +45,7 @@ class TraceStep:
     rows: int
     tokens: int
     filled: list[int] = field(default_factory=list)
+    inserted: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -74,10 +77,13 @@ class Trace:
                     )
                 canvas[cell] = new
             length = step.length
+            if step.inserted:
+                at, count, token = step.inserted
+                canvas[at:] = [*[token] * count, *canvas[at:]][: length - at]
         return canvas[:length]
 
-    def order(self) -> list[int]:
-        """Cells in the order of their final commit."""
+    def commits(self) -> dict[int, tuple[int, int]]:
+        """Where each decided cell of the final canvas was last written: index of the step, index within it."""
         last: dict[int, tuple[int, int]] = {}
         for i, step in enumerate(self.steps):
             for j, (cell, new) in enumerate(zip(step.cells, step.new, strict=True)):
@@ -85,6 +91,15 @@ class Trace:
                     last.pop(cell, None)
                 else:
                     last[cell] = (i, j)
+            if step.inserted:
+                at, count, _ = step.inserted
+                moved = {cell + count * (cell >= at): place for cell, place in last.items()}
+                last = {cell: place for cell, place in moved.items() if cell < step.length}
+        return last
+
+    def order(self) -> list[int]:
+        """Cells in the order of their final commit."""
+        last = self.commits()
         return sorted(last, key=last.__getitem__)
 
     def to_lines(self) -> list[str]:
@@ -126,7 +141,8 @@ def load_traces(path: str | Path) -> list[Trace]:
                 _check_header(traces[-1])
             else:
                 step = TraceStep(**record)
-                _check_step(step, len(traces[-1].steps) + 1, len(traces[-1].canvas))
+                cells = len(traces[-1].canvas) + sum(s.inserted[1] for s in traces[-1].steps if s.inserted)
+                _check_step(step, len(traces[-1].steps) + 1, cells)
                 traces[-1].steps.append(step)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise TraceError(
@@ -162,7 +178,12 @@ def _check_step(step: TraceStep, number: int, cells: int) -> None:
         raise TypeError("a step's fields have the wrong types")
     if not all(isinstance(p, (int, float)) for p in step.confidence) or not _is_whole(*step.filled):
         raise TypeError("a step's fields have the wrong types")
-    if step.step != number or len({len(x) for x in lists[:4]}) != 1 or not 0 <= step.length <= cells:
+    if not isinstance(step.inserted, list) or not _is_whole(*step.inserted) or len(step.inserted) not in (0, 3):
+        raise TypeError("a step's fields have the wrong types")
+    more = step.inserted[1] if step.inserted else 0
+    if step.inserted and not (0 <= step.inserted[0] <= cells and more > 0):
+        raise ValueError("a step puts cells beside the canvas")
+    if step.step != number or len({len(x) for x in lists[:4]}) != 1 or not 0 <= step.length <= cells + more:
         raise ValueError("a step is missing, or damaged")
     if not 0 <= step.start <= step.end <= cells or not all(0 <= cell < cells for cell in (*step.cells, *step.filled)):
         raise ValueError("a step writes beside the canvas")

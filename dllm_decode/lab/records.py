@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dllm_decode.engine.result import GenerationResult
+from dllm_decode.engine.trace import Trace
 from dllm_decode.errors import DllmError
 
 Record = dict[str, Any]
@@ -181,4 +182,15 @@ def facts(result: GenerationResult, row: int, eos_ids: Sequence[int]) -> Record:
             [list(write) for write in zip(step.cells, step.new, step.confidence, strict=True)] for step in trace.steps
         ],
         "blocks": [[step.start, step.end] for step in trace.steps],
+        **_growth(trace),
     }
+
+
+def _growth(trace: Trace) -> Record:
+    """Of a row that grew: its length before the first forward and after each, and what they put in.
+
+    That is ``[forward, cell, count, token]``, forwards from 0.
+    """
+    put = [[i, *step.inserted] for i, step in enumerate(trace.steps) if step.inserted]
+    lengths = [len(trace.canvas), *(step.length for step in trace.steps)]
+    return {"lengths": lengths, "inserted": put} if put else {}

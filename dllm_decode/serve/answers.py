@@ -67,10 +67,10 @@ class Reader:
     def logprobs(self, outcome: Outcome, count: int, chat: bool) -> dict[str, Any]:
         """Logarithms of the confidences with which the text's tokens were committed."""
         found = [NEVER] * len(outcome.tokens)
-        for step in outcome.trace.steps if outcome.trace is not None else ():
-            for cell, p in zip(step.cells, step.confidence, strict=True):
-                if cell < len(found):
-                    found[cell] = math.log(p) if p > 0 else NEVER
+        for cell, (step, place) in outcome.trace.commits().items() if outcome.trace is not None else ():
+            p = outcome.trace.steps[step].confidence[place] if outcome.trace is not None else 0.0
+            if cell < len(found) and p > 0:
+                found[cell] = math.log(p)
         ids = outcome.tokens[:count]
         pieces = [self.codec.decode([token], skip_special_tokens=False) for token in ids]
         if chat:
@@ -111,6 +111,7 @@ def draft(event: StepEvent, row: int, codec: TextCodec) -> dict[str, Any]:
         "confidence": [round(p, 4) for p in event.confidence],
         "settled": event.settled,
         "length": len(event.tokens),
+        **({"inserted": list(event.inserted)} if event.inserted else {}),
     }
 
 

@@ -38,6 +38,9 @@ class CanvasState:
     def before(cls, event: StepEvent, glyphs: Glyphs) -> CanvasState:
         """The canvas as it was before the row's first event."""
         tokens = list(event.tokens)
+        if event.inserted:
+            at, count, _ = event.inserted
+            del tokens[at : at + count]
         for cell in event.cells:
             if cell < len(tokens):
                 tokens[cell] = glyphs.mask_id
@@ -46,10 +49,13 @@ class CanvasState:
     def apply(self, event: StepEvent) -> None:
         """Take over what one forward did."""
         self.tokens = list(event.tokens)
-        del self.committed[len(self.tokens) :]
         for cell, value in zip(event.cells, event.values, strict=True):
-            if cell < len(self.tokens):
+            if cell < len(self.committed):
                 self.committed[cell] = 0 if value == self.mask_id else event.step
+        if event.inserted:
+            at, count, token = event.inserted
+            self.committed[at:at] = [0 if token == self.mask_id else event.step] * count
+        del self.committed[len(self.tokens) :]
         self.start, self.end, self.block, self.step = event.start, event.end, event.block, event.step
         self.fresh, self.finished = frozenset(event.cells), event.finished
 
@@ -90,6 +96,7 @@ def events_of(trace: Trace, row: int = 0) -> Iterator[StepEvent]:
             cells=tuple(step.cells),
             values=tuple(step.new),
             confidence=tuple(step.confidence),
+            inserted=tuple(step.inserted),
             settled=next(masked, len(tokens)),
             finished=number == len(trace.steps),
         )

@@ -26,6 +26,7 @@ def pack_replay(
     canvas: Sequence[int],
     mask_id: int,
     steps: Iterable[tuple[int, int, int, Sequence[int], Sequence[int], Sequence[int]]],
+    inserted: Iterable[tuple[int, int, int, int]] = (),
 ) -> dict[str, Any]:
     """A decoding in the few plain lists that ``assets/viewer.js`` unpacks.
 
@@ -34,11 +35,12 @@ def pack_replay(
         mask_id: id of a mask.
         steps: per forward: block start, block end, the row's length after it, cells, their tokens, their
             confidences by :func:`thousandths`.
+        inserted: index of a forward, and the cell, number and token of the cells put in after what it wrote.
 
     Returns:
         ``n`` cells; ``g`` given cells as ``[cell, token]``; ``b`` blocks as runs ``forwards, start, end``; ``l``
-        lengths as runs ``forwards, length`` if they vary; ``k`` commits per forward; ``c``, ``v``, ``p`` their cells,
-        tokens and confidences.
+        lengths as runs ``forwards, length`` if they vary; ``i`` cells put in, if any, as ``inserted`` says; ``k``
+        commits per forward; ``c``, ``v``, ``p`` their cells, tokens and confidences.
     """
     steps = list(steps)
     packed: dict[str, Any] = {
@@ -54,6 +56,9 @@ def pack_replay(
         packed["g"] = given
     if any(length != len(canvas) for _, _, length, *_ in steps):
         packed["l"] = [x for n, run in groupby(length for _, _, length, *_ in steps) for x in (len(list(run)), n)]
+    put = [list(entry) for entry in inserted]
+    if put:
+        packed["i"] = put
     return packed
 
 
@@ -67,7 +72,8 @@ def pack_trace(trace: Trace) -> dict[str, Any]:
     steps = (
         (s.start, s.end, s.length, s.cells, s.new, _signed(s.cells, s.confidence, set(s.filled))) for s in trace.steps
     )
-    return pack_replay(trace.canvas, trace.mask_id, steps)
+    inserted = [(i, *s.inserted) for i, s in enumerate(trace.steps) if s.inserted]
+    return pack_replay(trace.canvas, trace.mask_id, steps, inserted)  # type: ignore[arg-type]
 
 
 def _signed(cells: Sequence[int], confidence: Sequence[float], filled: set[int]) -> list[int]:
@@ -81,15 +87,19 @@ def pack_record(record: Mapping[str, Any], mask_id: int) -> dict[str, Any]:
     cells have confidence 0.
     """
     tokens, written = record["tokens"], {cell for step in record["steps"] for cell, _, _ in step}
+    lengths = record.get("lengths")
     size = max(len(tokens), 1 + max(written, default=-1), *(end for _, end in record["blocks"]))
     canvas = [mask_id if cell in written or cell >= len(tokens) else tokens[cell] for cell in range(size)]
+    if lengths:  # it grew, so nothing was given
+        canvas = [mask_id] * lengths[0]
     steps = []
     for number, (step, (start, end)) in enumerate(zip(record["steps"], record["blocks"], strict=True), 1):
         # The row's length is known at the end only; a policy that shortens it does so at most once.
         length = len(tokens) if number == len(record["steps"]) else size
+        length = lengths[number] if lengths else length
         signed = [thousandths(p, p == 0 and token != mask_id) for _, token, p in step]
         steps.append((start, end, length, [w[0] for w in step], [w[1] for w in step], signed))
-    return pack_replay(canvas, mask_id, steps)
+    return pack_replay(canvas, mask_id, steps, record.get("inserted", ()))
 
 
 def shown_pieces(pieces: Mapping[Any, str], used: set[int] | None = None) -> dict[str, str]:

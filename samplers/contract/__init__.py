@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samplers.contract.data import Attention, Decision, PolicyError, Prediction, Query, Setting, View
+from samplers.contract.data import Attention, Decision, Insertion, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory, check_rows, map_rows, merge_rows, put_rows
 from samplers.contract.policy import ROLES, Composition, Forecast, Policy, Scope
@@ -15,6 +15,7 @@ __all__ = [
     "Attention",
     "Composition",
     "Decision",
+    "Insertion",
     "Forecast",
     "Memory",
     "Policy",

@@ -142,6 +142,26 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Insertion:
+    """Cells put into a row, which moves what stands behind them; what moves beyond the row's budget is lost.
+
+    Attributes:
+        at: long ``[B]``, the cell they are put before, in the open block or behind it; the row's length = at its end.
+        count: long ``[B]``, how many; 0 = none. A row as long as its budget has no room for any.
+        token: long ``[B]``, what they hold; the mask id leaves them to be decided.
+    """
+
+    at: Tensor
+    count: Tensor
+    token: Tensor
+
+    def source(self, width: int) -> Tensor:
+        """Long ``[B, G]``, G = ``width``: where each cell stood before; -1 = it is new."""
+        index, at, count = torch.arange(width, device=self.at.device), self.at[:, None], self.count[:, None]
+        return torch.where(index < at, index, torch.where(index < at + count, -1, index - count))
+
+
+@dataclass(frozen=True)
 class Decision:
     """What a policy wants written.
 
@@ -159,6 +179,8 @@ class Decision:
             ``order`` and ``confidence``.
         accepted: bool ``[B, G]`` or ``None``: the written cells that the rule itself chose, as opposed to the best
             one added so that decoding moves; ``None`` = all of ``write``.
+        insert: cells to put into the rows once the rest is written, or ``None``.
+        reopen: bool ``[B]`` or ``None``: the block begins anew: the next forward is its opening one.
     """
 
     write: Tensor
@@ -170,3 +192,5 @@ class Decision:
     hold: Tensor | None = None
     turn: Tensor | None = None
     accepted: Tensor | None = None
+    insert: Insertion | None = None
+    reopen: Tensor | None = None

@@ -102,6 +102,24 @@ def merge_rows(old: T, rows: Tensor, new: T) -> T:
     return _merged(old, new, lambda a, b: a.index_copy(0, rows, b))
 
 
+def move_cells(memory: T, source: Tensor, fresh: T) -> T:
+    """A memory value whose cells have moved: in tensors of two axes or more the second is the cell.
+
+    Args:
+        memory: as it was.
+        source: long ``[B, G]``, where each cell stood before; -1 = it is new.
+        fresh: the same memory as ``begin`` makes it: what is known of a new cell.
+    """
+
+    def move(was: Tensor, new: Tensor) -> Tensor:
+        if was.dim() < 2:
+            return was
+        place = source.view(*source.shape, *[1] * (was.dim() - 2)).expand_as(was)
+        return torch.where(place < 0, new, was.gather(1, place.clamp(min=0)))
+
+    return _merged(memory, fresh, move)
+
+
 def put_rows(here: Tensor, new: T, old: T) -> T:
     """A memory value with the rows ``here`` (bool ``[B]``) from ``new`` and the others from ``old``."""
     if new is old or bool(here.all()):

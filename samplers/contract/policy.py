@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
 from samplers.contract.fields import check_fields
-from samplers.contract.memory import Memory
+from samplers.contract.memory import Memory, move_cells
 from samplers.contract.setting import Scope as Scope
 from samplers.contract.turns import fill_last, turn_by_turn
 
@@ -78,6 +78,19 @@ class Policy:
         return False
 
     @property
+    def starts(self) -> int | None:
+        """With how many cells a row begins, if the part puts more in later; ``None`` = with all it was asked for."""
+        return None
+
+    @property
+    def remembers(self) -> Literal["rows", "cells"] | None:
+        """What its memory is of: the row alone, or cells too (the second axis of every tensor that has one).
+
+        ``None`` = of something else: the part cannot stand beside one that puts cells in.
+        """
+        return None if "begin" in self.roles else "rows"
+
+    @property
     def forecast(self) -> Forecast | None:
         """What each forward commits, as far as confidences alone decide it: ``("threshold", t)`` or ``("top", k)``.
 
@@ -102,6 +115,13 @@ class Policy:
     def block_length(self, view: View, prediction: Prediction, memory: Memory) -> Tensor | None:
         """Long ``[B]``: the length of the block now opening; asked once per block, on its opening prediction."""
         return None
+
+    def move(self, view: View, memory: Memory, source: Tensor) -> Memory:
+        """The memory after cells were put into the rows of ``view``.
+
+        ``source``, long ``[B, G]``: where each cell stood before, -1 = it is new.
+        """
+        return move_cells(memory, source, self.begin(view)) if self.remembers == "cells" else memory
 
     def query(self, view: View, memory: Memory) -> Query | None:
         """What to forward next, or ``None`` for the plain canvas.
@@ -173,6 +193,13 @@ class Composition(Policy):
         queries = [names[i] for i in self.playing("query")]
         if len(queries) > 1:
             raise PolicyError(f"{' and '.join(queries)} both send queries; keep one of them.")
+        for part, name in zip(self.parts, names, strict=True):
+            lasting = next((n for p, n in zip(self.parts, names, strict=True) if p.remembers is None), None)
+            if part.starts is not None and lasting is not None:
+                raise PolicyError(
+                    f"{name} puts cells into a row, which moves those that {lasting} remembers by their place; "
+                    "keep one of them."
+                )
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise PolicyError(f"{twice} appears twice in {'|'.join(names)}; keep one of them.")
@@ -217,8 +244,12 @@ class Composition(Policy):
         return any(p.revises for p in self.parts)
 
     @property
+    def starts(self) -> int | None:  # noqa: D102
+        return min((p.starts for p in self.parts if p.starts is not None), default=None)
+
+    @property
     def forecast(self) -> Forecast | None:  # noqa: D102
-        if {"query", "rescore"} & set(self.roles) or self.scope != Scope.OPEN:
+        if {"query", "rescore"} & set(self.roles) or self.scope != Scope.OPEN or self.starts is not None:
             return None
         return next((self.parts[i].forecast for i in self.playing("decide")), None)
 
@@ -238,6 +269,9 @@ class Composition(Policy):
             length = self.parts[i].block_length(view, prediction, memory[i])
             return length if length is None else length.clamp(min=1, max=self.widest_block)
         return None
+
+    def move(self, view: View, memory: Memory, source: Tensor) -> Memory:  # noqa: D102
+        return tuple(part.move(view, mine, source) for part, mine in zip(self.parts, memory, strict=True))
 
     def query(self, view: View, memory: Memory) -> Query | None:  # noqa: D102
         for i in self.playing("query"):

@@ -24,6 +24,14 @@ def settle(view: View, decision: Decision) -> Decision:
     if decision.stop is not None:
         revoked = decision.write & ~view.masked & (decision.values == view.mask_id)
         decision = replace(decision, write=decision.write & ~(revoked & decision.stop[:, None]))
+    if decision.insert is not None:  # a row that ends or is cut grows no more, nor does one without room
+        count = torch.minimum(decision.insert.count, view.budget - decision.insert.at)
+        bound = view.length >= view.budget
+        if decision.stop is not None:
+            bound = bound | decision.stop
+        if decision.length is not None:
+            bound = bound | (decision.length < view.length)
+        decision = replace(decision, insert=replace(decision.insert, count=count.masked_fill(bound, 0)))
     if decision.length is None:
         return decision
     length = torch.minimum(decision.length, view.length)
@@ -40,7 +48,8 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
             raise PolicyError(f"{name} {what} (row {row}, cell {cell}, step {int(view.step[row])}).")
 
     write = decision.write
-    if not policy.revises and decision.stop is decision.length is decision.hold is None:  # the usual case, at a glance
+    usual = decision.stop is decision.length is decision.hold is decision.insert is None
+    if usual and not policy.revises:  # at a glance
         sound = write & view.masked & view.valid & (decision.values != view.mask_id)
         if torch.equal(sound, write) and bool((write.any(-1) | ~view.open.any(-1)).all()):
             return
@@ -54,6 +63,10 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
     if decision.length is not None:
         shrunk = (decision.length < 1) | (decision.length > view.length)
         refuse(shrunk[:, None], "sets a length outside 1..the current length")
+    if decision.insert is not None:
+        at, count = decision.insert.at, decision.insert.count
+        outside = (count < 0) | (count > 0) & ((at < view.start) | (at > view.length))
+        refuse(outside[:, None], "puts cells into a finished block or behind the row's end")
     if decision.stop is not None:
         left = (view.masked & ~write | revoked) & decision.stop[:, None]
         within = view.length if decision.length is None else decision.length

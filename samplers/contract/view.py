@@ -18,7 +18,8 @@ class View:
         masked: bool ``[B, G]``; valid cells that are not decided.
         valid: bool ``[B, G]``; cells inside the row's current length.
         start, end: long ``[B]``; the current block is ``[start, end)``.
-        length: long ``[B]``; the row's current length (a part may cut it). ``budget``: its length at the beginning.
+        length: long ``[B]``; the row's current length (a part may cut it, or put cells in). ``budget``: the most it
+            may be: the cells asked for.
         step, block_step, block_index: long ``[B]``; forwards this row has had in all and in this block, blocks begun.
         mask_id, eos_ids: special ids.
         given: bool ``[B, G]`` when infilling, else ``None``: cells that were never masked; no part changes them.

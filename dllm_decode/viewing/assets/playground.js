@@ -62,13 +62,13 @@
     let cells = [];
     root.append(canvas);
     return (draft, span) => {
-      while (cells.length < draft.length) {
-        const node = h("span", { class: "cell mask" }, "·");
-        cells.push(node);
-        canvas.append(node);
-      }
-      while (cells.length > draft.length) cells.pop().remove();
-      cells.forEach((node, i) => node.classList.toggle("block", i >= draft.block[0] && i < draft.block[1]));
+      const masks = (number) => Array.from({ length: number }, () => h("span", { class: "cell mask" }, "·"));
+      const put = (at, nodes) => {
+        for (const node of nodes) canvas.insertBefore(node, cells[at] || null);
+        cells.splice(at, 0, ...nodes);
+      };
+      const [at, number, token] = draft.inserted || [0, 0];
+      if (!cells.length) put(0, masks(draft.length - number));
       draft.cells.forEach((cell, j) => {
         const node = cells[cell];
         if (!node) return;
@@ -77,6 +77,11 @@
         node.textContent = data.eos.includes(draft.tokens[j]) ? "∎" : draft.pieces[j];
         Object.assign(node.style, { backgroundColor: colour.background, color: colour.ink });
       });
+      if (number) put(at, masks(number));
+      if (number && data.eos.includes(token)) cells.slice(at, at + number).forEach((node) => { node.textContent = "∎"; });
+      while (cells.length > draft.length) cells.pop().remove();
+      put(cells.length, masks(draft.length - cells.length)); // a draft was dropped
+      cells.forEach((node, i) => node.classList.toggle("block", i >= draft.block[0] && i < draft.block[1]));
     };
   }
 

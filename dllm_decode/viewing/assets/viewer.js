@@ -1,7 +1,8 @@
 "use strict";
 /* The replay of one canvas. A replay, as the Python side packs it:
  *   n cells of the canvas; g [[cell, token]] given from the start; b [forwards, start, end, ...] blocks, run by run;
- *   l [forwards, length, ...] row lengths, run by run; k commits per forward; c, v, p their cells, tokens and confidences
+ *   l [forwards, length, ...] row lengths, run by run; i [[forward, cell, number, token]] cells put in by a forward after
+ *   what it wrote (forwards from 0); k commits per forward; c, v, p their cells, tokens and confidences
  *   in thousandths (p < 0: filled because the row stopped, not decided; its confidence is -1 - p). */
 
 function unpackReplay(packed, mask) {
@@ -24,7 +25,8 @@ function unpackReplay(packed, mask) {
     });
     at += size;
   });
-  return { initial, given, steps };
+  for (const [forward, at, number, token] of packed.i || []) steps[forward].inserted = { at, number, token };
+  return { initial, given, steps, most: Math.max(packed.n, ...steps.map((step) => step.length)) };
 }
 
 /* The canvas after the first `upto` forwards. */
@@ -41,6 +43,14 @@ function canvasAt(replay, upto, mask) {
       state.step[cell] = token === mask ? 0 : i + 1;
       state.confidence[cell] = token === mask ? null : step.confidence[j];
     });
+    if (step.inserted) {
+      const { at, number, token } = step.inserted;
+      const put = (list, value) => { list.splice(at, 0, ...new Array(number).fill(value)); list.length = step.length; };
+      put(state.tokens, token);
+      put(state.step, token === mask ? 0 : i + 1);
+      put(state.confidence, null);
+      state.revokedAt = new Map([...state.revokedAt].map(([cell, forward]) => [cell < at ? cell : cell + number, forward]));
+    }
     state.length = step.length;
   });
   return state;
@@ -62,7 +72,10 @@ function mountViewer(root, packed, book, options = {}) {
   const text = (token) => (book.eos.has(token) ? "∎" : book.pieces[token] !== undefined ? book.pieces[token] : ` ${token}`);
   // Cells are as wide as the widest text they will hold, and lines end where they will end: nothing moves while it plays.
   const final = canvasAt(replay, total, book.mask).tokens;
-  const widths = replay.initial.map((token) => (token === book.mask ? 1 : text(token).length));
+  const widths = new Array(replay.most).fill(1);
+  const reserve = (tokens) => tokens.forEach((token, cell) => { if (token !== book.mask) widths[cell] = Math.max(widths[cell], text(token).length); });
+  reserve(replay.initial);
+  reserve(final);
   for (const step of replay.steps) step.cells.forEach((cell, j) => { if (step.tokens[j] !== book.mask) widths[cell] = Math.max(widths[cell], text(step.tokens[j]).length); });
   const figures = h("div", { class: "figures", "aria-live": "polite" });
   const canvas = h("div", { class: "canvas", role: "group", "aria-label": "canvas" });
@@ -123,7 +136,7 @@ function mountViewer(root, packed, book, options = {}) {
   }
 
   function drawMap() {
-    const rows = Math.max(1, replay.initial.length), columns = Math.max(1, total);
+    const rows = Math.max(1, replay.most), columns = Math.max(1, total);
     const svg = s("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none", role: "img", "aria-label": "cells committed by each forward" });
     replay.steps.forEach((step, i) => {
       svg.append(s("rect", { x: i, y: step.start, width: 1.02, height: Math.max(0, step.end - step.start), css: { fill: "var(--map)" } }));
@@ -203,7 +216,8 @@ function mountViewer(root, packed, book, options = {}) {
         revoked ? "" : ` ${(step.confidence[j] / 10).toFixed(1)} %`);
     });
     fill(listing, `Forward ${now} committed, in order (cell, token, confidence): `, parts, left > 0 ? `, and ${left} more` : "",
-      said.length ? "." : "nothing.", filled ? ` The row stopped: ${count(filled, "cell")} filled without being decided.` : "");
+      said.length ? "." : "nothing.",
+      step.inserted ? ` Put in before cell ${step.inserted.at}: ${count(step.inserted.number, step.inserted.token === book.mask ? "mask" : "end token")}.` : "", filled ? ` The row stopped: ${count(filled, "cell")} filled without being decided.` : "");
   }
 
   function describe(node, event) {

@@ -42,7 +42,9 @@ def check_run(
         for step, before, after in steps_with_canvas(trace):
             shorter = len(after) < len(before)
             gained = sum(new != mask for new in step.new) - sum(new == mask for new in step.new)
-            waited = 0 if gained >= 1 or shorter else waited + 1  # the engine refuses what does not hold
+            waited = (
+                0 if gained >= 1 or shorter or step.inserted else waited + 1
+            )  # the engine refuses what does not hold
             last = step is trace.steps[-1] and mask in before  # without masks it was looked over once more
             assert (waited <= config.max_new_tokens + len(trace.canvas) and not last) or not waited
             # 2. the mask is never proposed, no committed cell changes
@@ -53,9 +55,12 @@ def check_run(
             assert len(set(step.cells)) == len(step.cells)
         # 6. the trace replays
         assert trace.replay() == sequence
+        grows = any(step.inserted for step in trace.steps)
         decided = [cell for cell, token in enumerate(trace.canvas) if token == mask and cell < len(sequence)]
-        assert sorted(cell for cell in trace.order() if cell < len(sequence)) == decided
-        assert trace.prompt + trace.canvas == [*prompts[row], *[mask] * config.max_new_tokens]
+        assert grows or sorted(cell for cell in trace.order() if cell < len(sequence)) == decided
+        begun = config.max_new_tokens if policy.starts is None else min(policy.starts, config.max_new_tokens)
+        assert trace.prompt + trace.canvas == [*prompts[row], *[mask] * begun]
+        assert len(sequence) <= config.max_new_tokens + config.infill * len(trace.canvas)
         check_counters(result, row, policy, config, cache, shift)
     assert max(result.nfe) <= result.calls <= sum(result.nfe)
 
@@ -84,6 +89,7 @@ def check_counters(
     assert result.tokens_forwarded[row] == sum(step.tokens for step in trace.steps)
     # Given cells count nowhere; an end token ends the text if it was decided, with no given text behind it.
     given = [token != trace.mask_id for token in trace.canvas[: len(sequence)]]
+    given += [False] * (len(sequence) - len(given))  # where it grew
     text = max((cell for cell, token in enumerate(sequence) if given[cell] and token != EOS), default=-1)
     ends = [cell for cell, token in enumerate(sequence) if token == EOS and not given[cell] and cell > text]
     cells = min(ends, default=len(sequence))
@@ -111,7 +117,8 @@ def check_counters(
             expected = whole
         else:
             early = shift and (owed or before[step.start] == trace.mask_id or reads_block) and offset + step.start > 0
-            last = offset + trace.steps[i - 1].end if cache == "dual" else whole
+            last = offset + max(trace.steps[i - 1].end, step.end) if cache == "dual" else whole
+            last = whole if trace.steps[i - 1].inserted else last  # what has moved is forwarded again
             expected = last - (offset + step.start - bool(early))
         assert step.tokens == times * expected, (i, step)
         if step.opening:

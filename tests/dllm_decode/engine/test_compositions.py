@@ -101,6 +101,9 @@ def fitting(names: tuple[str, ...], model: DenoisingModel) -> DenoisingModel:
 
 def sensible(names: tuple[str, ...]) -> bool:
     """Whether these parts make up a policy."""
+    parts = [part(name) for name in names]
+    if any(p.starts is not None for p in parts) and any(p.remembers is None for p in parts):
+        return False  # cells that are remembered by their place must not move
     return len(set(names)) == len(names) and len(DECIDERS & set(names)) == 1
 
 
