@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-#: policies and the range of each knob around its paper's value; all of them work over every cache
+#: policies and the range of each knob around its paper's value; what a cache cannot serve is left out by name
 TUNING_GRID: dict[str, dict[str, Any]] = {
-    "threshold": {"threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]},
+    "threshold": {"threshold": [0.5, 0.6, 0.7, 0.8, 0.9, 0.92, 0.95]},
     "factor": {"factor": [0.5, 1.0, 1.5, 2.0]},
     "frechet": {"margin": [0.0, 0.25, 0.5, 0.75]},
     "entropybound": {"gamma": [0.01, 0.1, 0.3, 0.6]},
     "localleap": {"anchor_threshold": [0.8, 0.9], "relaxed_threshold": [0.5, 0.65, 0.75], "radius": [2, 4, 8]},
     "adablock+threshold": {"threshold.threshold": [0.7, 0.8, 0.9]},
     "adablock+localleap": {"localleap.relaxed_threshold": [0.5, 0.75]},
-    "freedave:step=(threshold)": {"drafts": [2, 4]},
+    "contentfirst": {},
+    "contentfirst+doubtexit:stale=true": {"doubtexit.eps": [0.1, 0.15, 0.2]},
+    "freedave:step=(threshold)": {"drafts": [2, 4, 8]},
+    "freedave:step=(contentfirst)": {"drafts": [4, 8]},
+    "freedave:step=(threshold),cross_block=true": {"drafts": [8]},
+    "freedave:step=(contentfirst),cross_block=true": {"drafts": [8]},
+    "freedave:step=(contentfirst),cross_block=true+doubtexit": {"freedave.drafts": [8]},
     "ccdds": {},
 }

@@ -24,7 +24,7 @@ from dllm_decode.lab.metrics import RESAMPLES
 from dllm_decode.lab.points import STATIC, points
 from dllm_decode.lab.problems import is_oracle, sealed
 from dllm_decode.lab.records import Record, read_records
-from dllm_decode.lab.runner import run
+from dllm_decode.lab.runner import Runner, run
 from dllm_decode.lab.setting import FORMAT, keep_setting, plan, surroundings
 from dllm_decode.lab.summary import ALL
 from dllm_decode.lab.tables import QUALITY, about, table
@@ -88,7 +88,7 @@ def tune(
         out: the folder of all its runs.
         max_drop: points of accuracy that may be lost against static decoding.
         policies: candidates, or their strings.
-        grid: candidates as a grid; without either, a wide grid of our own.
+        grid: candidates as a grid; without either, a wide grid of our own, as far as it fits model and cache.
         cache: for all candidates.
         samples: per task on the valid split, in the last round.
         test_samples: per task on the test split.
@@ -120,6 +120,13 @@ def tune(
     if oracle is not None:
         raise DllmError(f"{oracle} has no splits to tune on; give bundled tasks.")
     loaded = load_model(model, dtype=dtype, device=device) if isinstance(model, str) else model
+    if wide is TUNING_GRID:  # nobody has chosen these: what does not fit is left out
+        runner = Runner(last, loaded)
+        runner.check(lenient=True)
+        unfit = {point.policy for point in last.points if (point.label, cache) in runner.left_out}
+        candidates = [policy for policy in candidates if policy not in unfit]
+        defaults = [name for name in defaults if unfit.isdisjoint(p.policy for p in points([name]) if p != STATIC)]
+        last = plan(name, candidates, tasks, split="valid", samples=samples, **shared)
     described = {**last.to_dict(), "max_drop": max_drop, "test_samples": test_samples, **surroundings()}
     keep_setting(folder, {**described, "version": FORMAT}, SETTING_NAME)
 
