@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -32,7 +33,7 @@ def print_estimate(
     from dllm_decode.engine.cost import GIB, Shape, estimate_memory
     from dllm_decode.models import inspect_model
     from dllm_decode.models.room import free_memory
-    from samplers import Composition
+    from samplers import Composition, PolicyError, Setting
 
     settings, width, tokenizer = inspect_model(model, dtype, device)
     if cache == "auto":
@@ -43,7 +44,22 @@ def print_estimate(
         longest = max(len(tokenizer.encode_prompt(prompt, templated)) for prompt in prompts)
     slots = longest + config.max_new_tokens
     rows = min(batch_size, len(prompts))
-    drafts = max((getattr(part, "most", 1) for part in Composition.of(check_policy(policy)).parts), default=1)
+    composed = Composition.of(check_policy(policy))
+    bound: Composition | None = None
+    with suppress(PolicyError):  # one that cannot be bound without the weights is not counted
+        bound = composed.bind(
+            Setting(
+                mask_id=settings.embedding_rows - 1,
+                vocab_size=settings.embedding_rows,
+                cache=cache,
+                block_length=config.block_length,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                model_name=model,
+                token_ids=None if tokenizer is None else tokenizer.encode,
+            )
+        )
+    drafts = max((getattr(part, "most", 1) for part in composed.parts), default=1)
     needs = estimate_memory(
         Shape.of(settings, width.itemsize),
         rows,
@@ -52,6 +68,7 @@ def print_estimate(
         cache,
         config.guidance > 0,
         drafts,
+        bound,
     )
     free = free_memory(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))) or 0
     name = str(width).removeprefix("torch.")

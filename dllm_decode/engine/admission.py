@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 
-from dllm_decode.engine.canvas import Rows
-from dllm_decode.engine.cost import Shape, estimate_memory
+from dllm_decode.engine.cost import Shape, estimate_memory, policy_bytes
 from dllm_decode.engine.request import Request
 from dllm_decode.interface.model import DenoisingModel
-from samplers import map_rows
 
 
 def pool_bytes(model: DenoisingModel, like: Request, places: int, slots: int, cells: int, budget: int) -> int:
@@ -35,17 +33,9 @@ def work_bytes(model: DenoisingModel, like: Request, places: int, slots: int, bu
 
 
 def memory_bytes(model: DenoisingModel, like: Request, cells: int) -> int:
-    """Bytes of the policy's memory per row; found by beginning one row."""
-    rows = Rows.begin([[model.mask_id] * cells], [0], model.mask_id, model.pad_id, torch.device("cpu"))
-    view = rows.view(cells, model.mask_id, model.eos_ids, (torch.Generator(),))
-    sizes: list[int] = []
-
-    def weigh(tensor: torch.Tensor) -> torch.Tensor:
-        sizes.append(tensor.nbytes)
-        return tensor
-
-    map_rows(like.policy.begin(view), weigh)
-    return sum(sizes)
+    """Bytes that the policy holds per row; found by beginning one row."""
+    block = min(like.config.block_length or cells, cells)
+    return policy_bytes(like.policy, block, cells, model.vocab_size)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -23,8 +23,13 @@ import torch
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.score import CHUNK_ELEMENTS
 from dllm_decode.errors import DllmError
+from samplers import Composition, map_rows
 
 GIB = 2**30
+#: Per query and key where drafts see one another: the mask, and what it is made of.
+MASK_BYTES = 5
+#: Per cell of a row: views, prediction and decision.
+CELL_BYTES = 80
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,14 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    shape: Shape, rows: int, slots: int, block: int, cache: str, guidance: bool = False, drafts: int = 1
+    shape: Shape,
+    rows: int,
+    slots: int,
+    block: int,
+    cache: str,
+    guidance: bool = False,
+    drafts: int = 1,
+    policy: Composition | None = None,
 ) -> MemoryEstimate:
     """Bytes before they are taken.
 
@@ -165,19 +177,46 @@ def estimate_memory(
         cache: ``"none"``, ``"prefix"`` or ``"dual"``.
         guidance: classifier-free guidance doubles the rows.
         drafts: canvases forwarded per row (FreeDave).
+        policy: whose memory is counted too.
     """
+    held = 0 if policy is None else rows * policy_bytes(policy, block, slots, shape.vocabulary)
     rows = rows * (2 if guidance else 1)
     weights = shape.itemsize * (shape.trunk + 2 * shape.head + (2 * shape.layers + 1) * shape.width)
     kv = 0 if cache == "none" else shape.kv_bytes * rows * (slots + 1)
-    # The widest forward: whole rows, or all drafts of a block.
-    tokens = rows * max(slots * (drafts if cache == "none" else 1), block * drafts)
     # What one layer holds at once, in its MLP: the residual stream and its increment, old and new, both norms'
     # outputs, queries, keys, values, and the MLP's two halves, their gate and their product. Before that, in its
     # attention, queries and keys are rotated in fp32.
     mlp = shape.itemsize * (6 * shape.width + 2 * shape.kv_width + 4 * shape.inner)
     attention = shape.itemsize * (5 * shape.width + 2 * shape.kv_width) + 4 * 3 * (shape.width + shape.kv_width)
-    logits = min(rows * block * drafts * shape.vocabulary, CHUNK_ELEMENTS + shape.vocabulary) * (4 + shape.itemsize)
-    return MemoryEstimate(weights, kv, tokens * max(mlp, attention) + logits)
+    layer = max(mlp, attention)
+    # The widest forwards: whole rows, and all drafts of a block, whose mask over a cache is the rest.
+    whole = rows * slots * (drafts if cache == "none" else 1) * layer
+    drafted = block * drafts
+    branches = rows * (drafted * layer + (MASK_BYTES * drafted * (slots + drafted) if drafts > 1 else 0))
+    # The logits come when the layers' memory is free again.
+    logits = min(rows * drafted * shape.vocabulary, CHUNK_ELEMENTS + shape.vocabulary) * (4 + shape.itemsize)
+    logits += shape.itemsize * rows * drafted * shape.width
+    views = CELL_BYTES * rows * slots * drafts
+    return MemoryEstimate(weights, kv, max(whole, logits, branches if cache != "none" else 0) + views + held)
+
+
+def policy_bytes(policy: Composition, block: int, slots: int, vocabulary: int) -> int:
+    """Bytes that a policy holds per row from one forward to the next: its memory, and logits that parts read."""
+    from dllm_decode.engine.canvas import Rows
+
+    mask_id = vocabulary - 1
+    rows = Rows.begin([[mask_id] * slots], [0], mask_id, mask_id, torch.device("cpu"))
+    view = rows.view(slots, mask_id, (), (torch.Generator(),), vocabulary)
+    view = view.at(end=view.start + block)
+    sizes: list[int] = []
+
+    def weigh(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    map_rows(policy.begin(view), weigh)
+    kept = len(policy.needs & {"logits", "probs"}) * (1 + policy.recalls)
+    return sum(sizes) + 4 * kept * block * vocabulary
 
 
 @contextmanager

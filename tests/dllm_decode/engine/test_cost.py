@@ -10,6 +10,7 @@ from dllm_decode.cli import main
 from dllm_decode.engine.cost import Machine, Shape, estimate_memory
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.models import LLaDA, LLaDAConfig, NativeModel
+from samplers import Composition, Setting, parse_policy
 from tests.dllm_decode.tiny import tiny
 
 
@@ -47,6 +48,20 @@ def test_the_estimate_is_what_the_tensors_take(cache, width, inner, rows, slots)
     peak = max(accumulate(change for _, change in changes))
     needs = estimate_memory(Shape.of(settings, 4), rows, slots, 16, cache)
     assert 0.99 * peak <= needs.cache + needs.workspace <= 1.4 * peak
+
+
+def test_what_a_policy_holds_is_counted():
+    shape = Shape(2, 64, 2, 2, 64, 5000, 4)
+    setting = Setting(mask_id=4999, vocab_size=5000, cache="dual")
+    held = [Composition.of(parse_policy(policy)).bind(setting) for policy in ("threshold", "ccd")]
+    plain, history = (estimate_memory(shape, 2, 64, 32, "dual", policy=policy).workspace for policy in held)
+    assert history - plain >= 2 * 4 * 5000, "CCD keeps distributions over the vocabulary"
+
+
+def test_a_block_as_long_as_the_canvas_does_not_hold_layers_and_logits_at_once():
+    shape = Shape(6, 128, 4, 4, 384, 600, 4)
+    short, long = (estimate_memory(shape, 1, 2064, block, "none").workspace for block in (32, 2048))
+    assert long == pytest.approx(short, rel=0.01)
 
 
 def test_full_size_figures_of_the_specification():
