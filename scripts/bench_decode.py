@@ -119,7 +119,6 @@ def gpu_table(
     families: list[str] | None,
     lengths: list[int] | None,
     batches: list[int] | None,
-    pattern: Path | None,
     as_json: bool,
     docs: Path | None,
     smoke: bool,
@@ -141,7 +140,7 @@ def gpu_table(
     if smoke:
         return gpu_smoke.smoke(plan, machine, where)
     rows = list(gpu_bench.step_rows(plan, machine, chosen, textbook))
-    pace = gpu_runs.recorded_pace(pattern, plan.block)
+    pace = gpu_runs.recorded_pace(plan.block)
     runs = [gpu_runs.whole_run(plan, machine, name, pace) for name in chosen]
     errors = {name: gpu_runs.relative_error(plan, name) for name in chosen}
     if as_json:
@@ -177,12 +176,11 @@ def main(
     family: Annotated[list[str] | None, typer.Option(help="With --gpu: llada, dream (default both).")] = None,
     length: Annotated[list[int] | None, typer.Option(help="With --gpu: N (default 512, 1024, 2048).")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="With --gpu: B (default 1, 8, 32).")] = None,
-    pattern: Annotated[Path | None, typer.Option(help="With --gpu: trace whose pace whole runs follow.")] = None,
 ) -> None:
     """Measure; see the module's own text."""
     torch.set_num_threads(threads)
     if gpu:
-        sentences = gpu_table(dry_run, textbook, family, length, batch, pattern, as_json, docs, smoke)
+        sentences = gpu_table(dry_run, textbook, family, length, batch, as_json, docs, smoke)
         check = check or smoke
         for sentence in sentences if check else []:
             print(sentence, file=sys.stderr)

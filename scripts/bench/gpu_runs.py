@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.engine.sampler import DiffusionSampler
-from dllm_decode.engine.trace import Trace, load_traces
+from dllm_decode.engine.trace import Trace
 from dllm_decode.models import ForwardInput, NativeModel, load_model
 from dllm_decode.tasks import few_shot, samples
 from samplers import Decision, Policy, Prediction, View, top
@@ -65,24 +64,13 @@ def pace_of(traces: Iterable[Trace], block: int) -> tuple[tuple[int, ...], ...]:
     return tuple(out)
 
 
-def recorded_pace(path: Path | None, block: int) -> tuple[tuple[int, ...], ...]:
-    """The pace of a trace file, or of the bundled model under the threshold policy.
-
-    Raises:
-        ValueError: no block of that length was decoded to its end.
-    """
-    if path is not None:
-        traces = load_traces(path)
-    else:
-        model = load_model("tiny", device="cpu")
-        assert model.tokenizer is not None
-        prompts = [model.tokenizer.encode_prompt(few_shot(s, min_tokens=150)) for s in samples("lines", "test", 4, 7)]
-        config = GenerationConfig(max_new_tokens=4 * block, block_length=block, early_stop=False)
-        traces = DiffusionSampler(model, "threshold", cache="dual", config=config).generate(prompts).trace
-    counts = pace_of(traces, block)
-    if not counts:
-        raise ValueError(f"the recorded run has no finished block of {block} cells; give another trace.")
-    return counts
+def recorded_pace(block: int) -> tuple[tuple[int, ...], ...]:
+    """The pace of the bundled model under the threshold policy."""
+    model = load_model("tiny", device="cpu")
+    assert model.tokenizer is not None
+    prompts = [model.tokenizer.encode_prompt(few_shot(s, min_tokens=150)) for s in samples("lines", "test", 4, 7)]
+    config = GenerationConfig(max_new_tokens=4 * block, block_length=block, early_stop=False)
+    return pace_of(DiffusionSampler(model, "threshold", cache="dual", config=config).generate(prompts).trace, block)
 
 
 @dataclass(frozen=True)

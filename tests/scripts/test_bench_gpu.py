@@ -59,7 +59,7 @@ def test_floors_follow_the_formula() -> None:
 
 def test_a_dry_run_measures_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "rates", lambda plan: Machine(1e11, 1e10))
-    monkeypatch.setattr(gpu_runs, "recorded_pace", lambda path, block: ((1, 2, 5),))
+    monkeypatch.setattr(gpu_runs, "recorded_pace", lambda block: ((1, 2, 5),))
     done = run("--gpu", "--dry-run", "--textbook", "--json", "--threads", "1", "--batch", "2")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
-from samplers import REGISTRY, DeferEos, FreeDave, PolicyError, Setting, Threshold, lookup, parse_policy
+from samplers import (
+    REGISTRY,
+    DeferEos,
+    FreeDave,
+    Policy,
+    PolicyError,
+    Setting,
+    Threshold,
+    bounded,
+    lookup,
+    parse_policy,
+)
 from samplers.registry import shortest
 from tests.toys import EOS, MASK, VOCAB
 
@@ -44,3 +55,38 @@ def test_the_worst() -> None:
         with pytest.raises(PolicyError) as error:
             make()
         assert str(error.value) == said
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(Policy):
+    """Fields with limits of every kind."""
+
+    share: float = bounded(0.5, 0, 1, note="the paper uses 0.5")
+    open: float = bounded(0.5, above=0, below=1)
+    count: int | None = bounded(None, 1)
+    mode: int | Literal["auto"] = bounded("auto", 2)
+    edge: float = bounded(1.0, above=0, infinity=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"share": 1.5}, "share is 1.5; give a number from 0 to 1 (the paper uses 0.5)."),
+        ({"open": 0}, "open is 0; give a number above 0 and below 1."),
+        ({"open": 1.0}, "open is 1.0; give a number above 0 and below 1."),
+        ({"count": 0}, "count is 0; give a whole number from 1 up, or None."),
+        ({"count": 1.5}, "count is 1.5; give a whole number or None."),
+        ({"mode": 1}, "mode is 1; give a whole number from 2 up."),
+        ({"edge": -math.inf}, "edge is -inf; give a number above 0."),
+        ({"share": math.inf}, "share is inf; give a finite number."),
+    ],
+)
+def test_limits_are_said(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(PolicyError) as error:
+        Bounded(**fields)
+    assert str(error.value) == said
+
+
+def test_limits_hold_what_they_allow() -> None:
+    Bounded(share=0, open=0.999, count=1, mode=2, edge=math.inf)
+    assert Bounded().mode == "auto" and Bounded(share=1).share == 1
