@@ -25,7 +25,8 @@ MODELS = (
     *BASE,
 )
 ENGINE = ("dllm_decode.engine", *MODELS)
-LAB = ("dllm_decode.lab", "dllm_decode.harness", "dllm_decode.viewing", "dllm_decode.tasks", *ENGINE)
+JOBS = ("dllm_decode.jobs", "dllm_decode.viewing", "dllm_decode.tasks", *ENGINE)
+LAB = ("dllm_decode.lab", "dllm_decode.harness", *JOBS)
 #: room -> the rooms it may import, beside itself; a module lies in the room with the longest name it starts with
 ROOMS: dict[str, tuple[str, ...]] = {
     "filters": (),
@@ -41,12 +42,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "dllm_decode.engine": MODELS,
     "dllm_decode.tasks": BASE,
     "dllm_decode.viewing": ("dllm_decode.tasks", *ENGINE),
-    "dllm_decode.harness": ("dllm_decode.tasks", *ENGINE),
+    "dllm_decode.jobs": JOBS[1:],
+    "dllm_decode.harness": JOBS,
     "dllm_decode.lab": LAB,
     "dllm_decode.filter_training": LAB,
     "dllm_decode.serve": ("dllm_decode.viewing", "dllm_decode.tasks", *ENGINE),
-    "dllm_decode.jobs": ("dllm_decode.viewing", "dllm_decode.tasks", *ENGINE),
-    "dllm_decode.cli": ("dllm_decode.filter_training", "dllm_decode.serve", "dllm_decode.jobs", *LAB),
+    "dllm_decode.cli": ("dllm_decode.filter_training", "dllm_decode.serve", *LAB),
     "dllm_decode.__main__": ("dllm_decode.cli",),
     "dllm_decode": (),  # the front door: it names what others define, and imports it on first use
     "scripts": (
@@ -54,7 +55,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "dllm_decode.cli",
         "dllm_decode.filter_training",
         "dllm_decode.serve",
-        "dllm_decode.jobs",
         *LAB,
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from dllm_decode.engine.pool import Pool, shared_config
+from dllm_decode.engine.pool import Pool, alike
 from dllm_decode.engine.request import Request
 
 LEAST_SLOTS, LEAST_CELLS = 512, 128  #: the smallest class of places; each next one is twice as long
@@ -56,12 +56,7 @@ class Lane:
 
     def alike(self, request: Request) -> bool:
         """Whether the request is of this lane's setting, whatever its size."""
-        like = self.like
-        return (
-            like.cache == request.cache
-            and shared_config(like.config) == shared_config(request.config)
-            and like.policy == request.policy
-        )
+        return alike(self.like, request)
 
 
 def size_class(request: Request, longest: int | None) -> tuple[int, int]:

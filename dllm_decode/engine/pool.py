@@ -7,8 +7,9 @@ a whole row) the longest waiting, up to a budget of tokens.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -33,11 +34,29 @@ def shared_config(config: GenerationConfig) -> GenerationConfig:
     return replace(config, max_new_tokens=1, seed=0)
 
 
+def alike(one: Request, other: Request) -> bool:
+    """Whether one pool takes both: same policy, cache and config, but for length and seed."""
+    return (
+        one.cache == other.cache
+        and shared_config(one.config) == shared_config(other.config)
+        and one.policy == other.policy
+    )
+
+
+def kinds(requests: Iterable[Request]) -> list[list[Request]]:
+    """Requests parted by the pool that takes them, in their order."""
+    found: list[list[Request]] = []
+    for request in requests:
+        kind = next((kind for kind in found if alike(kind[0], request)), None)
+        found.append([request]) if kind is None else kind.append(request)
+    return found
+
+
 class Pool:
     """Rows of one policy, cache and config at fixed places.
 
     Attributes:
-        batch: what stands at the places. ``policy``, ``cache``, ``shared`` (config): of all rows.
+        batch: what stands at the places. ``like``: a request of their kind.
         isolate: see the constructor.
         ticks: so far. ``memory_errors``: steps that did not fit in memory.
     """
@@ -56,10 +75,10 @@ class Pool:
             isolate: a step that fails is tried again with fewer rows until the one that fails alone is found.
         """
         self.batch = Batch(model, like.policy, like.config, like.cache, places, slots, cells)
-        self.policy, self.cache, self.shared = like.policy, like.cache, shared_config(like.config)
-        self.isolate = isolate
+        self.like, self.isolate = like, isolate
         self.ticks = self.memory_errors = 0
         self._due = [0] * places  # tick at which each row's next forward fell due
+        self._joined = [0.0] * places
 
     @property
     def requests(self) -> list[Request | None]:
@@ -84,11 +103,9 @@ class Pool:
     def suits(self, request: Request) -> bool:
         """Whether the request is of this pool's kind and size."""
         return (
-            request.cache == self.cache
-            and len(request.ids) <= self.batch.slots
+            len(request.ids) <= self.batch.slots
             and request.cells + self.batch.tail(request) <= self.batch.width
-            and shared_config(request.config) == self.shared
-            and request.policy == self.policy
+            and alike(self.like, request)
         )
 
     def join(self, requests: Sequence[Request]) -> list[int]:
@@ -111,7 +128,7 @@ class Pool:
         places = free[: len(requests)]
         self.batch.put(places, requests)
         for place in places:
-            self._due[place] = self.ticks
+            self._due[place], self._joined[place] = self.ticks, time.perf_counter()
         return places
 
     def leave(self, place: int, error: Exception | None = None) -> Outcome:
@@ -235,6 +252,7 @@ class Pool:
             extra=max(length - asked, 0),
             trace=batch.traces[place],
             error=error,
+            seconds=time.perf_counter() - self._joined[place],
         )
         batch.clear(place)
         return outcome

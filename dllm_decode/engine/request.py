@@ -57,6 +57,7 @@ class Outcome:
         settled: leading cells that were final. ``trace``: if it was asked for.
         extra: cells decoded beyond those asked for, in a block-causal model's last block; they are in the trace.
         error: what the row failed with, or ``None``.
+        seconds: from when it got its place.
     """
 
     request: Request
@@ -70,3 +71,4 @@ class Outcome:
     trace: Trace | None = None
     extra: int = 0
     error: Exception | None = None
+    seconds: float = 0.0

@@ -27,7 +27,8 @@ class GenerationResult:
         content_tokens, until_eos_tokens, canvas_tokens: see above.
         trace: how each canvas filled in.
         calls: forward calls of the whole batch (one call serves many rows).
-        seconds: wall time; ``model_seconds`` of it inside model calls.
+        seconds: wall time; ``model_seconds`` of it inside model calls. ``row_seconds``: from when the row joined the
+            batch until it had ended.
         discarded_forwards: block forwards of the whole batch that a GPU began before the policy had decided, and that
             were thrown away because it decided otherwise; in no other count. How many depends on the machine's timing.
     """
@@ -45,6 +46,7 @@ class GenerationResult:
     calls: int
     seconds: float
     model_seconds: float
+    row_seconds: list[float]
     discarded_forwards: int = 0
 
     @classmethod
@@ -66,6 +68,7 @@ class GenerationResult:
             calls=forwarder.calls,
             seconds=seconds,
             model_seconds=forwarder.seconds,
+            row_seconds=[outcome.seconds for outcome in outcomes],
             discarded_forwards=forwarder.step.discarded,
         )
 

@@ -17,6 +17,7 @@ import numpy as np
 from dllm_decode import __version__
 from dllm_decode.config import GenerationConfig
 from dllm_decode.errors import DllmError
+from dllm_decode.jobs.claims import Shards
 from dllm_decode.jobs.files import written_whole
 from dllm_decode.jobs.lines import Line, LineError
 
@@ -168,14 +169,7 @@ def create_or_resume(
         raise DllmError(f"{str(folder)!r} holds other files; give a new folder for the job, or the job's own.")
     shards, size, digest = _scan(input_path, shard_lines, check, progress)
     manifest = Manifest(os.path.abspath(input_path), size, digest, settings, __version__, int(time.time()), shards)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("claims", "parts"):
-            (folder / name).mkdir(exist_ok=True)
-    except OSError as error:
-        raise DllmError(
-            f"cannot make the job's folder {str(folder)!r} ({error.strerror}); give one you may write to."
-        ) from error
+    Shards(folder, len(shards)).make()
     manifest.save(path)
     return manifest, False
 

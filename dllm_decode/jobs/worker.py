@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from dllm_decode.config import GenerationConfig
-from dllm_decode.engine.pool import Feed, shared_config
+from dllm_decode.engine.pool import Feed, kinds
 from dllm_decode.engine.prompts import lay_out
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.engine.result import Ending
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.jobs.claims import worker_name
 from dllm_decode.jobs.folder import JobFolder
 from dllm_decode.jobs.lines import Line
 from dllm_decode.jobs.manifest import JobSettings
 
 BATCH_SIZE = 16
-POLL = 0.5  #: seconds between looks at the folder while others finish
 
 
 @dataclass
@@ -110,11 +105,7 @@ class Decoder:
 
     def _decode(self, requests: list[Request]) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of requests of any kinds, each kind through a pool of its own."""
-        kinds: list[list[Request]] = []
-        for request in requests:
-            kind = next((kind for kind in kinds if _alike(kind[0], request)), None)
-            kinds.append([request]) if kind is None else kind.append(request)
-        for kind in kinds:
+        for kind in kinds(requests):
             for outcome in Feed.of(self.model, kind, self.batch_size, isolate=True).outcomes():
                 yield id(outcome.request), outcome
 
@@ -147,7 +138,7 @@ class Worker:
     job: JobFolder
     decoder: Decoder
     max_errors: int | None = None
-    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}")
+    name: str = field(default_factory=worker_name)
 
     def run(
         self, shards: list[int] | None = None, wait: bool = True, on_part: Callable[[int], None] | None = None
@@ -165,30 +156,18 @@ class Worker:
         Raises:
             DllmError: the input has changed, the folder cannot be written, or too many lines have failed.
         """
-        wanted, count = set(range(len(self.job.manifest.shards)) if shards is None else shards), 0
-        while left := sorted(wanted - self.job.finished()):
-            claimed = next((shard for shard in left if self.job.claim(shard, self.name)), None)
-            if claimed is None:
-                if not wait:
-                    break
-                time.sleep(POLL)
-                continue
-            try:
-                self._one(claimed)
-            except BaseException:
-                self.job.release(claimed)
-                raise
+        count = 0
+        for shard in self.job.work(self.name, self._one, shards, wait):
             count += 1
             if on_part is not None:
-                on_part(claimed)
+                on_part(shard)
             self._stop_at_errors()
         return count
 
     def _one(self, shard: int) -> None:
         began = time.perf_counter()
-        with self._signs_of_life(shard):
-            lines, stats = self.decoder.answer(self.job.manifest.read(shard))
-            self.job.finish(shard, lines, {**stats, "seconds": time.perf_counter() - began, "worker": self.name})
+        lines, stats = self.decoder.answer(self.job.manifest.read(shard))
+        self.job.answered(shard, lines, {**stats, "seconds": time.perf_counter() - began, "worker": self.name})
 
     def _stop_at_errors(self) -> None:
         if self.max_errors is None:
@@ -199,29 +178,3 @@ class Worker:
                 f"{failed} lines of the job have failed, and --max-errors is {self.max_errors}; look at the parts in "
                 f"{str(self.job.parts)!r}, then go on with a larger one."
             )
-
-    @contextmanager
-    def _signs_of_life(self, shard: int) -> Iterator[None]:
-        """Touch the claim while the shard is decoded."""
-        over = threading.Event()
-
-        def touch() -> None:
-            while not over.wait(self.job.stale_after / 6):
-                self.job.renew(shard)
-
-        thread = threading.Thread(target=touch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-
-def _alike(one: Request, other: Request) -> bool:
-    """Whether one pool takes both."""
-    return (
-        one.cache == other.cache
-        and shared_config(one.config) == shared_config(other.config)
-        and one.policy == other.policy
-    )

@@ -17,7 +17,7 @@ from dllm_decode.lab.problems import is_oracle
 from dllm_decode.lab.records import Ledger, Record
 from dllm_decode.lab.runner import Runner, decode
 from dllm_decode.lab.setting import plan
-from dllm_decode.lab.workers import Decoder
+from dllm_decode.lab.share import Decoder
 from dllm_decode.models import load_model
 from samplers import Policy, spell
 
@@ -92,7 +92,7 @@ def evaluate(
         batch_size: rows decoded together; greedy results do not depend on it.
         template: wording of all prompts; None mixes them.
         load: loads a model that is given by its name.
-        ledger: takes the records batch by batch, for those who stop in between.
+        ledger: takes the records share by share, for those who stop in between.
         **settings: as for :func:`~dllm_decode.lab.compare.compare`.
 
     Raises:
@@ -108,6 +108,5 @@ def evaluate(
     loaded = None if all(map(is_oracle, chosen.tasks)) else load(model) if isinstance(model, str) else model
     runner = Runner(chosen, loaded)
     runner.check()
-    decoder = Decoder(loaded, chosen.config)
-    decoder.warm = True  # nobody reads the wall times
+    decoder = Decoder(loaded, chosen.config, chosen.batch_size, warm=True)  # nobody reads the wall times
     return EvaluationReport.of(text, decode(runner, Ledger() if ledger is None else ledger, decoder))

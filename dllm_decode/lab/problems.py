@@ -169,12 +169,7 @@ def _draw_oracle(task: str, seed: int, first: int, count: int) -> list[Problem]:
     ]
 
 
-def batches(problems: Sequence[Problem], size: int) -> list[list[Problem]]:
-    """Batches of equal canvas and similar prompt lengths, the same ones for every policy and every run."""
+def shares(problems: Sequence[Problem], size: int) -> list[list[Problem]]:
+    """Problems of similar canvas and prompt lengths side by side, so many at a time; the same for every policy."""
     ordered = sorted(problems, key=lambda p: (p.canvas, len(p.prompt), p.seed, p.sample, p.template))
-    out: list[list[Problem]] = []
-    for problem in ordered:
-        if not out or len(out[-1]) == size or out[-1][0].canvas != problem.canvas:
-            out.append([])
-        out[-1].append(problem)
-    return out
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]

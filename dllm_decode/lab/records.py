@@ -1,4 +1,4 @@
-"""``records.jsonl``: one JSON object per finished sample, appended batch by batch, safe against a kill any time."""
+"""``records.jsonl``: one JSON object per finished sample, appended share by share, safe against a kill any time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dllm_decode.errors import DllmError
 
 Record = dict[str, Any]
 NAME = "records.jsonl"
-WALL_FIELDS = ("wall_s", "model_s", "policy_s")  # all that may differ between two runs of one setting
+WALL_FIELDS = ("wall_s", "model_s", "policy_s", "latency_s")  # all that may differ between two runs of one setting
 
 
 class Ledger:
@@ -31,7 +31,7 @@ class Ledger:
 class Journal(Ledger):
     """The finished samples of a run folder, on disk and in memory.
 
-    One write per batch, then fsync: a killed run leaves whole lines and at most one torn one, which is cut off when
+    One write per share, then fsync: a killed run leaves whole lines and at most one torn one, which is cut off when
     the journal is opened again.  Only one process may hold it.
     """
 
@@ -49,7 +49,7 @@ class Journal(Ledger):
         try:
             _lock(self._file, folder)
             self._file.seek(0)
-            whole, records = _parse(self._file.read(), self.path)
+            whole, records = parse(self._file.read(), self.path)
             self._file.truncate(whole)
         except DllmError:
             self._file.close()
@@ -58,7 +58,7 @@ class Journal(Ledger):
 
     def append(self, records: Sequence[Record]) -> None:
         """Add finished samples; they are on disk when this returns."""
-        self._file.write(b"".join(map(_line, records)))
+        self._file.write(b"".join(map(line_of, records)))
         self._file.flush()
         os.fsync(self._file.fileno())
         super().append(records)
@@ -69,7 +69,7 @@ class Journal(Ledger):
             return
         self.records = {name: self.records[name] for name in order}
         fresh = self.path.with_suffix(".part")
-        fresh.write_bytes(b"".join(_line(record) for record in self.records.values()))
+        fresh.write_bytes(b"".join(line_of(record) for record in self.records.values()))
         fresh.replace(self.path)
 
     def close(self) -> None:
@@ -83,7 +83,8 @@ class Journal(Ledger):
         self.close()
 
 
-def _line(record: Record) -> bytes:
+def line_of(record: Record) -> bytes:
+    """A record as it stands in the file."""
     return (json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
@@ -98,10 +99,10 @@ def read_records(folder: Path) -> list[Record]:
         data = path.read_bytes()
     except OSError as error:
         raise DllmError(f"{str(folder)!r} holds no {NAME}; give a folder that 'compare' wrote.") from error
-    return _parse(data, path)[1]
+    return parse(data, path)[1]
 
 
-def _parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
+def parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
     """Bytes of whole lines, and their records."""
     whole = data.rfind(b"\n") + 1
     records = []
@@ -176,7 +177,7 @@ def facts(result: GenerationResult, row: int, eos_ids: Sequence[int]) -> Record:
         "wall_s": round(wall, 6),
         "model_s": round(model, 6),
         "policy_s": round(max(0.0, wall - model), 6),
-        "batch": rows,
+        "latency_s": round(result.row_seconds[row], 6),
         "tokens": tokens,
         "steps": [
             [list(write) for write in zip(step.cells, step.new, step.confidence, strict=True)] for step in trace.steps

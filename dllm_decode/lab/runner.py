@@ -1,11 +1,11 @@
-"""Run a comparison: decode what is missing, batch by batch, and leave one line per finished sample."""
+"""Run a comparison: decode what is missing, share by share, and leave one line per finished sample."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.lab.batch import Batch, job_of, score, static_keys
 from dllm_decode.lab.points import STATIC, Point
-from dllm_decode.lab.problems import Problem, batches, draw, is_oracle, make_oracle
+from dllm_decode.lab.problems import Problem, draw, is_oracle, make_oracle, shares
 from dllm_decode.lab.records import Journal, Ledger, Record
 from dllm_decode.lab.setting import (
     EGP,
@@ -32,11 +31,15 @@ from dllm_decode.lab.setting import (
     surroundings,
     weights_revision,
 )
-from dllm_decode.lab.workers import Crew, Decoder, decoders, model_of, prompt_of
+from dllm_decode.lab.share import Decoder, Share, aims_of, model_of, prompt_of
+from dllm_decode.lab.workers import Crew, crew
 from dllm_decode.models import load_model
 from dllm_decode.models.loading import BUNDLED, BUNDLED_NAMES
 from dllm_decode.tasks.tokenizer import count_tokens
 from samplers import PolicyError
+
+#: Batches that pass through one feed: what a kill may cost, and what one process does at a time.
+SHARE = 8
 
 
 @dataclass
@@ -105,16 +108,16 @@ class Runner:
             rows += wordings * sum(len(self.points_of(task, cache)) for cache in plan.caches)
         return rows * len(plan.seeds) * plan.samples
 
-    def batches(self) -> Iterator[Batch]:
-        """All batches in canonical order."""
+    def shares(self) -> Iterator[Share]:
+        """All shares in canonical order."""
         plan = self.comparison
         for cache in plan.caches:
             for task in plan.tasks:
                 for seed in plan.seeds:
-                    parted = batches(self.problems(task, seed), plan.batch_size)
+                    parted = shares(self.problems(task, seed), SHARE * plan.batch_size)
                     for point in self.points_of(task, cache):
-                        for batch in parted:
-                            yield Batch(cache, point, batch, tuple(map(self._place, batch)))
+                        for problems in parted:
+                            yield Share(cache, point, problems, tuple(map(self._place, problems)))
 
     def _place(self, problem: Problem) -> int:
         """Index of a problem among all of its task and seed."""
@@ -145,7 +148,7 @@ def run(
         device: where to load it.
         dtype: in which precision.
         quiet: no bar.
-        on_batch: called with (samples done, samples in all) after every batch.
+        on_batch: called with (samples done, samples in all) after every share.
         processes: that decode side by side on a CPU, sharing its threads: several single-threaded ones are faster than
             one with several threads if the model is small. The records do not depend on it: a folder keeps the threads
             per process that it began with. A script that asks for more than one needs its
@@ -181,8 +184,16 @@ def run(
     threads = threads or max(1, torch.get_num_threads() // processes)
     described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
     keep_setting(folder, {**comparison.to_dict(), **described, "threads": threads, "processes": processes})
-    with Journal(folder) as journal, decoders(processes, threads, model, comparison.config) as crew:
-        records = decode(runner, journal, crew, quiet, on_batch)
+    with Journal(folder) as journal:
+        if processes == 1:
+            decoder = Decoder(model, comparison.config, comparison.batch_size)
+            with _threads(threads):
+                records = decode(runner, journal, decoder, quiet, on_batch)
+        else:
+            known = journal.records.keys()
+            done = frozenset(i for i, share in enumerate(runner.shares()) if known >= {*share.keys})
+            with crew(runner, folder, done, processes, threads) as others:
+                records = decode(runner, journal, others, quiet, on_batch)
         journal.arrange([record["key"] for record in records])
     if model is not None:
         _write_pieces(folder, model, records)
@@ -192,7 +203,7 @@ def run(
 def decode(
     runner: Runner,
     ledger: Ledger,
-    crew: Decoder | Crew,
+    decoder: Decoder | Crew,
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> list[Record]:
@@ -202,34 +213,33 @@ def decode(
         All records, in canonical order.
     """
     order: list[str] = []
-    under_way: deque[tuple[Batch, int | None]] = deque()
     with tqdm(total=runner.total(), file=sys.stderr, disable=True if quiet else None, unit="sample") as bar:
-
-        def settle() -> None:
-            """Put the oldest batch on record: in canonical order, whichever is decoded first."""
-            batch, ticket = under_way.popleft()
-            if ticket is not None:
-                bar.set_description(f"{batch.problems[0].task} {batch.point.label[:32]} {batch.cache}")
-                # A batch torn by a kill is decoded whole, since sums depend on who shares a batch in their last bits;
-                # what is on record stays as it is.
-                done = score(batch, crew.result(ticket))
+        for number, share in enumerate(runner.shares()):
+            if not all(name in ledger.records for name in share.keys):
+                bar.set_description(f"{share.task} {share.point.label[:32]} {share.cache}")
+                if isinstance(decoder, Crew):
+                    done = decoder.decode(number)
+                else:
+                    done = decoder.decode(share, aims_of(share, ledger.records))
+                # A share torn by a kill is decoded whole, since sums depend on who stands beside a row in their last
+                # bits; what is on record stays as it is.
                 ledger.append([record for record in done if record["key"] not in ledger.records])
-            order.extend(batch.keys)
-            bar.update(len(batch.problems))
+            order.extend(share.keys)
+            bar.update(len(share.problems))
             if on_batch is not None:
                 on_batch(len(order), bar.total)
-
-        for batch in runner.batches():
-            if batch.point == EGP:
-                while under_way and not all(name in ledger.records for name in static_keys(batch)):
-                    settle()
-            done = all(name in ledger.records for name in batch.keys)
-            under_way.append((batch, None if done else crew.submit(job_of(batch, ledger))))
-            while len(under_way) > crew.ahead:
-                settle()
-        while under_way:
-            settle()
     return [ledger.records[name] for name in order]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads for the time being."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _describe(comparison: Comparison, model: DenoisingModel | None) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_nothing_is_half_moved_by_a_step_that_raises() -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("broken")
 
-    pool.batch.policy = type("Broken", (), {"__getattr__": lambda _, name: getattr(pool.policy, name)})()
+    pool.batch.policy = type("Broken", (), {"__getattr__": lambda _, name: getattr(pool.like.policy, name)})()
     pool.batch.policy.finish = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="broken"):
         pool.tick()

@@ -188,7 +188,7 @@ def test_claims(tmp_path: Path) -> None:
         assert not other.claim(0, "two"), "something has changed"
     threading.Event().wait(0.1)
     assert other.claim(0, "two"), "silent for longer than allowed"
-    job.finish(0, [b"{}\n"] * 4, {"lines": 4, "errors": 0, "tokens": 0, "seconds": 0.0})
+    job.answered(0, [b"{}\n"] * 4, {"lines": 4, "errors": 0, "tokens": 0, "seconds": 0.0})
     assert not other.claim(0, "two"), "finished"
     path = job.claims / "00000001"
     assert job.claim(1, "one")

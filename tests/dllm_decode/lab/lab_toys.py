@@ -47,6 +47,7 @@ def made(**changes: Any) -> dict[str, Any]:
         "wall_s": 0.5,
         "model_s": 0.4,
         "policy_s": 0.1,
+        "latency_s": 1.0,
         "batch": 2,
         "tokens": [7, 8, 9, 1, 1],
         "steps": [[[3, 1, 0.9]], [[0, 7, 0.9], [1, 8, 0.9]], [[2, 9, 0.9], [4, 1, 0.0]]],

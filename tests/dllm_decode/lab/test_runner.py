@@ -14,7 +14,7 @@ import pytest
 from dllm_decode import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.compare import compare
-from dllm_decode.lab.problems import batches, draw, make_oracle, task_names
+from dllm_decode.lab.problems import draw, make_oracle, shares, task_names
 from dllm_decode.lab.records import NAME, Journal, read_records
 from dllm_decode.lab.report import write_report
 from dllm_decode.lab.runner import run
@@ -279,8 +279,10 @@ def test_fair_canvas_is_near_the_answer():
     for problem in found:
         assert problem.canvas % 4 == 0
         assert 1 <= problem.canvas - len(problem.expected.split()) <= 4
-    parted = batches(found, 5)
-    assert all(len({p.canvas for p in batch}) == 1 and len(batch) <= 5 for batch in parted)
+    parted = shares(found, 5)
+    assert [len(batch) for batch in parted] == [5] * 4
+    canvases = [p.canvas for batch in parted for p in batch]
+    assert canvases == sorted(canvases)
     assert sorted(p.sample for batch in parted for p in batch) == list(range(20))
 
 
