@@ -21,7 +21,6 @@ class JointLinear:
     def __init__(self, product: nn.Module, parts: Sequence[nn.Module], sizes: Sequence[int]) -> None:
         """``product``: `[..., in]` -> `[..., sum(sizes)]`, whose pieces are the outputs of ``parts``."""
         self.product, self.parts, self.sizes = product, tuple(parts), list(sizes)
-        self._at = product.weight.data_ptr() if isinstance(product, nn.Linear) else None
 
     def stands_for(self, modules: Sequence[nn.Module]) -> bool:
         """Whether these are still the layers that were joined, over the same memory, and no gradients are wanted.
@@ -31,7 +30,10 @@ class JointLinear:
         first = modules[0]
         if any(mine is not now for mine, now in zip(self.parts, modules, strict=True)) or torch.is_grad_enabled():
             return False
-        return self._at is None or first.weight.data_ptr() == self._at  # type: ignore[operator, union-attr]
+        if not isinstance(self.product, nn.Linear):
+            return True
+        # asked now: weights that go to other processes move into shared memory, views and whole together
+        return bool(first.weight.data_ptr() == self.product.weight.data_ptr())  # type: ignore[operator]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts' outputs, views of one tensor."""
