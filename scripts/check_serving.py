@@ -1,7 +1,8 @@
 """Does the server hold what it promises?  ``python -m scripts.check_serving WHAT``; exit code 1 names what does not.
 
 Everything runs on the bundled model over real sockets, in this process but for ``drain``.  Figures of time mean
-something on an idle machine only.
+something on an idle machine only.  On a GPU, ``throughput --shape llada --places 32`` and ``equal --shape llada`` take
+random bf16 weights of a published shape (in small on a CPU).
 """
 
 from __future__ import annotations
@@ -14,10 +15,21 @@ import torch
 import typer
 
 from dllm_decode.engine.scheduler import Limits
-from dllm_decode.models import load_model
+from dllm_decode.models import NativeModel, load_model
+from scripts.bench.shapes import SHAPES, random_model
 from scripts.serving.abuse import abort, drain, flood, fuzz, poison, soak
 from scripts.serving.host import Host
 from scripts.serving.work import Failures, equal, fair, first, overhead, throughput
+
+
+def random_texts(shape: str) -> NativeModel:
+    """Random weights of a shape, on a GPU if there is one, with the bundled tokenizer: texts without sense."""
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"there is no shape {shape!r}; use {', '.join(SHAPES)}.")
+    gpu = torch.cuda.is_available()
+    device, dtype = torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if gpu else torch.float32
+    model = random_model(shape, dtype, device, small=not gpu)
+    return NativeModel(model.module, mask_id=model.mask_id, tokenizer=load_model("tiny").tokenizer, name="tiny")
 
 
 def main(
@@ -28,6 +40,7 @@ def main(
     queue: Annotated[int, typer.Option(help="Of the server.")] = 256,
     max_tokens: Annotated[int, typer.Option(help="Canvas of soak.")] = 16,
     seed: Annotated[int, typer.Option(help="Of fuzz.")] = 0,
+    shape: Annotated[str | None, typer.Option(help=f"Random weights: {', '.join(SHAPES)}.")] = None,
 ) -> None:
     """Check one promise, or all of them."""
     torch.set_num_threads(1)
@@ -46,7 +59,7 @@ def main(
     }
     if what != "all" and what not in checks:
         raise typer.BadParameter(f"{what!r} is no check; give one of {', '.join(checks)}, all.")
-    model, wrong = load_model("tiny"), []
+    model, wrong = load_model("tiny") if shape is None else random_texts(shape), []
     for name in checks if what == "all" else [what]:
         size = 32 if name == "flood" else max(queue, 2 * concurrency)
         with Host(model, Limits(places=24 if name == "fair" else places, queue=size)) as host:

@@ -36,7 +36,7 @@ SHAPES: dict[str, DecoderConfig] = {
 SMALL: dict[str, dict[str, Any]] = {
     "llada": {
         **{"d_model": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 96},
-        **{"embedding_size": 512},
+        **{"embedding_size": 640},
     },
     "dream": {"hidden_size": 56, "num_attention_heads": 14, "num_key_value_heads": 2},
     "sdar": {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
@@ -48,11 +48,11 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def config_of(shape: str, small: bool = False) -> DecoderConfig:
-    """A published shape's config, or one with the same parts in small: two layers, 512 tokens."""
+    """A published shape's config, or one with the same parts in small: two layers, 640 tokens."""
     config = SHAPES[shape]
     if not small:
         return copy.deepcopy(config)
-    fields = {"vocab_size": 512, "mask_token_id": 511, **SMALL[shape.partition("-")[0]]}
+    fields = {"vocab_size": 640, "mask_token_id": 639, **SMALL[shape.partition("-")[0]]}
     if shape != "llada":
         fields |= {"num_hidden_layers": 2, "intermediate_size": 96}
     return type(config)(**{**config.to_diff_dict(), **fields})
