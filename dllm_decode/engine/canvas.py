@@ -28,7 +28,8 @@ class Rows:
         moved: bool ``[B]``, cells were put in after the last forward: no key from the block on is where it was.
         step, block_step, block_index: forwards in all, forwards in this block, index of the block; a ``block_step`` of
             -1 is the forward that predicts the block's first cell and nothing else.
-        fewest: long ``[B]``, the fewest masks the block has had. ``waited``: forwards since then.
+        fewest: long ``[B]``, the fewest masks the block has had, or a bound until a forward may commit nothing.
+            ``waited``: forwards since then.
         live: bool ``[B]``. ``holes``: bool ``[B]``, some cell behind the first was given (infilling).
         name: long ``[B]``, index of the row among all that one call decodes.
         full_forwards, rows_forwarded, tokens_forwarded: long ``[B]``, costs so far.

@@ -198,8 +198,8 @@ class Batch:
         if policy.revises or decision.hold is not None:
             moves = early if decision.reopen is None else early & ~decision.reopen
             self._count_waits(group, after, moves | grown)
-        else:  # it has netted a commit
-            group.fewest, group.waited = after.open.sum(-1), torch.zeros_like(group.waited)
+        else:  # it has netted a commit; how many masks are left is only counted where it may not
+            group.fewest, group.waited = group.length, torch.zeros_like(group.waited)
         done = ~after.open.any(-1)
         if decision.hold is not None:
             done &= ~decision.hold

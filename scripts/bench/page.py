@@ -34,18 +34,15 @@ def about(rates: Machine) -> str:
     )
 
 
-def step_section(rows: Sequence[Row], shares: Mapping[str, float], bars: Mapping[str, float]) -> list[str]:
-    """The table of steps, each with its bar, and the share of the runs outside the model."""
-    head = ("what", "ms", "textbook ms", "floor ms", "times faster", "times the floor", "bar")
+def step_section(rows: Sequence[Row], shares: Mapping[str, float]) -> list[str]:
+    """The table of steps, and the share of the runs outside the model."""
+    head = ("what", "ms", "textbook ms", "floor ms", "times faster", "times the floor")
     body = []
     for row in rows:
         numbers = (row.ms, row.textbook_ms, row.floor_ms, row.speedup, row.over_floor)
         digits = (1, 1, 1, 2, 1)
         shown = ["-" if n is None else f"{n:.{d}f}" for n, d in zip(numbers, digits, strict=True)]
-        bar = ""
-        if row.name in bars and row.speedup is not None:
-            bar = f"{bars[row.name]:g}: {'met' if row.speedup >= bars[row.name] else 'missed'}"
-        body.append([row.name, *shown, bar])
+        body.append([row.name, *shown])
     outside = ", ".join(f"{share:.1f} % ({name})" for name, share in shares.items())
     return [*markdown_table(head, body), "", f"Outside the model (policy, scoring, bookkeeping): {outside}."]
 

@@ -85,8 +85,11 @@ class Textbook:
         temperature: float,
         past: list[PastLayer] | None,
         cache: str,
+        threshold: float | None = None,
     ) -> list[PastLayer] | None:
         """One decoding step, in place on ``row`` (long ``[B, N]``): forward, sample everywhere, commit ``k`` cells.
+
+        With a ``threshold`` the cells whose probability reaches it are committed too (Fast-dLLM).
 
         Returns:
             The cache for the block's next step (``None`` without a cache).
@@ -109,6 +112,9 @@ class Textbook:
         for i in range(len(row)):
             _, chosen = confidence[i].topk(k)
             row[i, offset + chosen] = x0[i, chosen]
+            if threshold is not None:
+                sure = (confidence[i] >= threshold).nonzero()[:, 0]
+                row[i, offset + sure] = x0[i, sure]
         if cache == "none":
             return None
         return present if past is None or cache == "dual" else past

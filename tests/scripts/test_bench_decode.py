@@ -9,13 +9,16 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from dllm_decode import DiffusionSampler, GenerationConfig
 from dllm_decode.engine.cost import Machine
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.models import LLaDA, LLaDAConfig, NativeModel, load_model
+from dllm_decode.tasks import samples
 from scripts import bench_decode
-from scripts.bench import bundled, exact_block
+from scripts.bench import bars, bundled, exact_block
 from scripts.bench.bundled import Workload, bundled_rows, refresh_rows, refresh_table
 from scripts.bench.grow import NAME, Sizes, draw_growth, growth_table, measure_growth, peak_growth
+from scripts.bench.measure import Row
 from scripts.docs_page import put
 
 MACHINE = Machine(1e11, 1e10)
@@ -58,8 +61,8 @@ def test_bundled_figures_belong_together(monkeypatch):
 
 def test_bars_of_the_bundled_run():
     good = {"ratio": 3.0, "points": -0.5}
-    assert bench_decode.missed([], {}, good)[3:] == []
-    said = bench_decode.missed([], {}, {"ratio": 1.5, "points": -1.5})[3:]
+    assert bench_decode.missed([], (), good) == []
+    said = bench_decode.missed([], (), {"ratio": 1.5, "points": -1.5})
     assert [sentence.startswith("bundled model: ") for sentence in said] == [True, True]
 
 
@@ -136,3 +139,29 @@ def test_the_exact_block_cache_next_to_the_dual_one(monkeypatch: pytest.MonkeyPa
     by_way = {row.way: row for row in rows}
     assert by_way[exact_block.EXACT].tokens < by_way[exact_block.PLAIN].tokens
     assert exact_block.ratio(rows) > 0 and len(exact_block.lines(rows)) == 2 + len(rows)
+
+
+def test_a_bar_is_judged_by_its_column():
+    rows = [Row("a", "", 2.0, 8.0, 1.0), Row("b", "", 3.0, None, None)]
+    assert bars.Bar("a", "speedup", 4.0).judge(rows) is None
+    assert bars.Bar("a", "over_floor", 1.5, most=True).judge(rows) == "a: over_floor is 2.00, the bar is at most 1.5."
+    assert "was not measured" in (bars.Bar("b", "speedup", 4.0).judge(rows) or "")
+    lines = bars.bar_lines(rows, [bars.Bar("a", "speedup", 5.0), bars.Bar("b", "ms", 4, most=True)])
+    assert "4.00, missed" in lines[2] and "3.00, met" in lines[3]
+
+
+def test_rows_of_the_bars_measure_what_they_say():
+    host = bars.host_rows(steps=3, sizes=((2, 64),))[0]
+    assert host.name == "outside model and scoring, B=2, G=64" and host.ms > 0
+    row = bars.bundled_row(prompts=1, repeats=1, cells=16)
+    assert row.speedup is not None and row.speedup > 0
+    small = bars.eight_row({"layers": 1, "width": 64, "vocabulary": 300, "inner": 96}, prompt=8, block=8)
+    assert small.over_floor is not None and small.over_floor > 1
+
+
+def test_the_textbook_loop_decodes_the_same_answer():
+    model = load_model("tiny")
+    prompt = model.tokenizer.encode_prompt(samples("lines", "test", 1, 7)[0].prompt)
+    sampler = DiffusionSampler(model, "threshold", "dual", GenerationConfig(max_new_tokens=32, block_length=16))
+    ours = sampler.generate([prompt], early_stop=False).sequences[0]
+    assert bars.textbook_answer(model, prompt, 32) == ours
