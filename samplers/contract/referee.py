@@ -48,7 +48,7 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
             raise PolicyError(f"{name} {what} (row {row}, cell {cell}, step {int(view.step[row])}).")
 
     write = decision.write
-    usual = decision.stop is decision.length is decision.hold is decision.insert is None
+    usual = decision.insert is None and decision.stop is decision.length is decision.hold is None
     if usual and not policy.revises:  # at a glance
         sound = write & view.masked & view.valid & (decision.values != view.mask_id)
         if torch.equal(sound, write) and bool((write.any(-1) | ~view.open.any(-1)).all()):
