@@ -98,18 +98,8 @@ class CCD(Policy):
         tokens = empty(held, kept)
         return History(tokens, probs, tokens.float(), tokens, torch.zeros_like(view.start))
 
-    def ranking(self, prediction: Prediction) -> Tensor:
-        """Fp32 ``[B, G]``: the base score, larger is surer."""
-        if self.score == "entropy":
-            assert prediction.entropy is not None
-            return -prediction.entropy
-        if self.score == "margin":
-            assert prediction.margin is not None
-            return prediction.margin
-        return prediction.confidence
-
     def decide(self, view: View, prediction: Prediction, memory: History) -> tuple[Decision, Memory]:  # noqa: D102
-        score = self.ranking(prediction)
+        score = prediction.sureness(str(self.score))
         places = rank(score, prediction.open)
         best = places.sort(dim=-1, stable=True).indices[:, : min(self.candidates, places.shape[1])]  # [B, V]
         real = prediction.open.gather(1, best)

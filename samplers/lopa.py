@@ -109,12 +109,7 @@ class Lopa(Policy):
 
     def _score(self, prediction: Prediction) -> Tensor:
         """Fp32 ``[B, G]``: how certain each cell is."""
-        if self.score == "neg_entropy":
-            assert prediction.entropy is not None
-            return -prediction.entropy
-        quantity = prediction.confidence if self.score == "confidence" else prediction.margin
-        assert quantity is not None
-        return quantity
+        return prediction.sureness(self.score.removeprefix("neg_"))
 
     def _winner(self, view: View, prediction: Prediction, memory: Ahead) -> Tensor:
         """Long ``[B]``: the branch of the highest score; 0 is the anchor, which comes last among equals."""

@@ -91,13 +91,7 @@ class TopK(Policy):
             return view.uniform()
         if self.score == "position":
             return -view.index.float().expand(view.tokens.shape)
-        if self.score == "margin":
-            assert prediction.margin is not None
-            return prediction.margin
-        if self.score == "entropy":
-            assert prediction.entropy is not None
-            return -prediction.entropy
-        return prediction.confidence
+        return prediction.sureness(self.score)
 
     def quota(self, block_step: Tensor, left: Tensor, at_opening: Tensor) -> Tensor:
         """Long ``[B]``: how many cells this forward commits."""

@@ -94,6 +94,12 @@ class Prediction:
         table[earlier.cells] = torch.arange(len(earlier.cells), device=table.device)
         return table[self.cells]
 
+    def sureness(self, score: str) -> Tensor:
+        """Fp32 ``[B, G]``, larger is surer: the ``confidence``, the ``margin``, or minus the ``entropy``."""
+        found = {"margin": self.margin, "entropy": self.entropy}.get(score, self.confidence)
+        assert found is not None
+        return -found if score == "entropy" else found
+
     def scatter(self, values: Tensor, fill: float = 0.0) -> Tensor:
         """Spread one value per logit row, ``[M]``, to ``[B, G]``; ``fill`` elsewhere."""
         assert self.cells is not None

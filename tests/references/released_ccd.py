@@ -54,7 +54,7 @@ class ReleasedCCD(CCD):
         return self.budget + int(self.budget * self.expand_ratio)
 
     def decide(self, view: View, prediction: Prediction, memory: Buffer) -> tuple[Decision, Memory]:  # noqa: D102
-        score = self.ranking(prediction)
+        score = prediction.sureness(str(self.score))
         step, left = view.block_step, prediction.open.sum(-1)
         cells = view.end - view.start
         size = memory.size.masked_fill(left <= 0.1 * cells, 1)
