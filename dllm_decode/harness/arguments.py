@@ -48,6 +48,7 @@ class ModelArguments:
         escape_until: ignore the task's stop strings (Dream's evaluation of HumanEval).
         mc_num: Monte-Carlo samples of a log-likelihood.
         check_greedy: also find out whether static decoding gives the text whose likelihood is asked.
+        work_folder: seen by all ranks; what is in it is not decoded again.
         config: the generation settings; ``given``: names of those that were given.
     """
 
@@ -62,6 +63,7 @@ class ModelArguments:
     escape_until: bool
     mc_num: int
     check_greedy: bool
+    work_folder: str | None
     config: GenerationConfig
     given: frozenset[str]
 
@@ -78,6 +80,7 @@ _OWN: dict[str, Any] = {
     "escape_until": False,
     "mc_num": 128,
     "check_greedy": True,
+    "work_folder": None,
 }
 NAMES = (*_OWN, *(name for name in _SETTINGS if name not in _OWN))
 

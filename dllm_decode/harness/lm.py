@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
-from dllm_decode.engine.randomness import Place
+from dllm_decode import __version__
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import read_model_args
@@ -21,9 +20,11 @@ from dllm_decode.harness.ranks import Ranks
 from dllm_decode.harness.requests import Tally, Wish, places_in_task
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.models import load_model
+from dllm_decode.models.fingerprint import checkpoint_fingerprint
 
 logger = logging.getLogger("lm_eval.dllm_decode")  # the harness configures the loggers below its own name
 NAME = "dllm-decode"
+ALONE, SHARED = 8, 2  # batches that pass through one feed; fewer where ranks share the work evenly
 
 
 @register_model(NAME)
@@ -54,8 +55,7 @@ class HarnessModel(LM):
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise DllmError(f"batch_size is {batch_size!r}; give a whole number from 1 up.")
         self.batch_size = int(batch_size)
-        self.ranks = Ranks.join()
-        self._rank, self._world_size = self.ranks.rank, self.ranks.world_size
+        self.ranks = Ranks.read(self.args.work_folder)  # the harness sees one process: each rank gets all answers
         if isinstance(pretrained, DenoisingModel):
             self.model: DenoisingModel = pretrained
         else:
@@ -69,15 +69,7 @@ class HarnessModel(LM):
         self.tokenizer = self.codec.tokenizer  # under this name the harness notes its special tokens
         self._device = self.model.device
         self.sampler(Wish(canvas=self.args.max_new_tokens or 256))  # clashes are found here
-        self._mine, self._others = Tally(), Tally()
-
-    @property
-    def tally(self) -> Tally:
-        """Cost of all answers so far; on rank 0 those of the other ranks too, up to the last :meth:`barrier`."""
-        both = Tally()
-        both.merge(self._mine)
-        both.merge(self._others)
-        return both
+        self.tally = Tally()  # cost of all answers so far, whichever rank decoded them
 
     @property
     def max_length(self) -> int | None:
@@ -117,24 +109,6 @@ class HarnessModel(LM):
         assert isinstance(text, str)
         return text
 
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """See :meth:`Ranks.all_gather`."""
-        return self.ranks.all_gather(tensor)
-
-    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
-        """See :meth:`Ranks.gather_object`."""
-        return self.ranks.gather_object(obj, dst)
-
-    def barrier(self) -> None:
-        """Wait for the other ranks, and let rank 0 know what their answers cost."""
-        self.ranks.barrier()
-        found = self.gather_object(self._mine)
-        if found is None:
-            self._mine = Tally()
-        else:
-            for other in found[1:]:
-                self._others.merge(other)
-
     def get_model_info(self) -> dict[str, Any]:
         """What the harness puts in its results beside the scores: how it was decoded and what that cost."""
         args = self.args
@@ -167,38 +141,50 @@ class HarnessModel(LM):
             prompts, key=lambda at: (wishes[at].canvas, wishes[at].until, wishes[at].sampling, len(prompts[at]))
         )
         places = places_in_task(requests)
+        parted = self._parted(order, wishes)
+        asked = [[(prompts[at], vars(wishes[at]), places[at]) for at in part] for part in parted]
+
+        def decode(number: int) -> Any:
+            part = parted[number]
+            result = self.sampler(wishes[part[0]]).generate(
+                [prompts[at] for at in part], places=[places[at] for at in part], batch_size=self.batch_size
+            )
+            names = ("nfe", "rows_forwarded", "tokens_forwarded", "content_tokens", "canvas_tokens")
+            costs = {name: sum(getattr(result, name)) for name in names}
+            return result.texts, {"requests": len(part), "seconds": result.seconds, **costs}
+
         texts: dict[int, str] = {}
         with self._bar(len(requests), "decoding", disable_tqdm) as bar:
-            for batch in self._batches(order, wishes):
-                for at, text in zip(batch, self._decode(batch, prompts, places, wishes[batch[0]]), strict=True):
+            for part, (answers, costs) in zip(parted, self._shared("generate", asked, decode), strict=True):
+                self.tally.merge(Tally(**costs))
+                for at, text in zip(part, answers, strict=True):
                     texts[at] = text
                     self.cache_hook.add_partial("generate_until", requests[at].args, text)
-                bar.update(len(batch))
+                bar.update(len(part))
             bar.update(len(requests) - bar.n)
-        if self.rank == 0:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in self._mine.figures().items())
+        if self.ranks.rank == 0:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in self.tally.figures().items())
             logger.info("decoded with %s, cache %s: %s", self.args.policy, self.args.cache, shown)
         return [texts[at] for at in source]
 
-    def _batches(self, order: list[int], wishes: Sequence[Wish]) -> list[list[int]]:
-        batches: list[list[int]] = []
+    def _parted(self, order: list[int], wishes: Sequence[Wish] | None = None) -> list[list[int]]:
+        """Requests in shards of equal wishes: rows of one join as places free up."""
+        size = self.batch_size * (ALONE if self.ranks.folder is None else SHARED)
+        parted: list[list[int]] = []
         for at in order:
-            if not batches or len(batches[-1]) == self.batch_size or wishes[batches[-1][0]] != wishes[at]:
-                batches.append([])
-            batches[-1].append(at)
-        return batches
+            other = wishes is not None and parted and wishes[parted[-1][0]] != wishes[at]
+            if not parted or len(parted[-1]) == size or other:
+                parted.append([])
+            parted[-1].append(at)
+        return parted
 
-    def _decode(
-        self, batch: list[int], prompts: dict[int, list[int]], places: Sequence[Place], wish: Wish
-    ) -> list[str]:
-        result = self.sampler(wish).generate([prompts[at] for at in batch], places=[places[at] for at in batch])
-        counts = {
-            name: sum(getattr(result, name))
-            for name in ("nfe", "rows_forwarded", "tokens_forwarded", "content_tokens", "canvas_tokens")
-        }
-        self._mine.merge(Tally(requests=len(batch), seconds=result.seconds, **counts))
-        assert result.texts is not None
-        return result.texts
+    def _shared(self, kind: str, asked: list[Any], do: Callable[[int], Any]) -> Iterator[Any]:
+        """Have shards of requests done by all ranks together."""
+        if self.ranks.folder is None:
+            return self.ranks.share(None, len(asked), do)
+        args = {**vars(self.args), "config": self.args.config.to_dict(), "given": (), "work_folder": ""}
+        args["pretrained"] = [self.model.name, checkpoint_fingerprint(str(self.args.pretrained))]
+        return self.ranks.share([__version__, kind, self.batch_size, args, asked], len(asked), do)
 
     def _prompt(self, text: str, canvas: int) -> list[int]:
         """Ids of a prompt, cut on the left where prompt and canvas do not fit the model."""
@@ -232,19 +218,23 @@ class HarnessModel(LM):
         source = [first.setdefault(request.args, at) for at, request in enumerate(requests)]
         chosen = sorted(set(source))
         pairs = [self._pair(*requests[at].args) for at in chosen]
+        parted = self._parted(sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1])))
+
+        def do(number: int) -> Any:
+            part = [pairs[i] for i in parted[number]]
+            greedy = [False] * len(part)
+            if self.args.check_greedy:
+                greedy = decodes_to(self.model, part, self.batch_size, self.args.config, self._bos())
+            return list(zip(self._likelihood().estimate(part), greedy, strict=True))
+
         found: dict[int, tuple[float, bool]] = {}
         with self._bar(len(chosen), "estimating", disable_tqdm) as bar:
-            greedy = [False] * len(pairs)
-            if self.args.check_greedy:
-                greedy = decodes_to(self.model, pairs, self.batch_size, self.args.config, self._bos())
-
-            def done(index: int, value: float) -> None:
-                at = chosen[index]
-                found[at] = value, greedy[index]
-                self.cache_hook.add_partial("loglikelihood", requests[at].args, found[at])
-                bar.update(1)
-
-            self._likelihood().estimate(pairs, done)
+            asked = [[pairs[i] for i in part] for part in parted]
+            for part, values in zip(parted, self._shared("likelihood", asked, do), strict=True):
+                for i, (value, greedy) in zip(part, values, strict=True):
+                    found[chosen[i]] = value, greedy
+                    self.cache_hook.add_partial("loglikelihood", requests[chosen[i]].args, found[chosen[i]])
+                bar.update(len(part))
         return [found[at] for at in source]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -258,11 +248,15 @@ class HarnessModel(LM):
             for start in range(0, len(ids), size):
                 pairs.append((prefix, ids[start : start + size]))
                 owners.append(at)
+        parted = self._parted(list(range(len(pairs))))
+        asked = [[pairs[i] for i in part] for part in parted]
         totals = [0.0] * len(requests)
         with self._bar(len(pairs), "estimating", disable_tqdm) as bar:
-            values = self._likelihood().estimate(pairs, lambda index, value: bar.update(1))
-        for at, value in zip(owners, values, strict=True):
-            totals[at] += value
+            shared = self._shared("rolling", asked, lambda number: self._likelihood().estimate(asked[number]))
+            for part, values in zip(parted, shared, strict=True):
+                for i, value in zip(part, values, strict=True):
+                    totals[owners[i]] += value
+                bar.update(len(part))
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
@@ -284,4 +278,4 @@ class HarnessModel(LM):
         return prefix, target
 
     def _bar(self, total: int, what: str, disable: bool) -> Any:
-        return tqdm(total=total, desc=what, disable=disable or self.rank != 0)
+        return tqdm(total=total, desc=what, disable=disable or self.ranks.rank != 0)

@@ -205,10 +205,10 @@ class Shards:
 
     @staticmethod
     def _identity(worker: str) -> dict[str, Any]:
-        return {"worker": worker, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+        return {"worker": worker, "host": socket.gethostname(), "pid": os.getpid(), "born": born(os.getpid())}
 
 
-def _born(pid: int) -> str:
+def born(pid: int) -> str:
     """When a process of this machine began, in its own ticks: a number that is used again is another process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -220,4 +220,4 @@ def _gone(held: dict[str, Any]) -> bool:
     """Whether the owner was a process of this machine that does not run any more."""
     if held.get("host") != socket.gethostname() or not held.get("born"):
         return False
-    return _born(int(held["pid"])) != held["born"]
+    return born(int(held["pid"])) != held["born"]

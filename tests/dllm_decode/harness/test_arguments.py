@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
+
 import pytest
-import torch
 
 from dllm_decode import DllmError, GenerationConfig
 from dllm_decode.engine.policy_file import PolicyFile, write_policy_file
@@ -137,9 +139,9 @@ def test_the_command_line_is_completed(tmp_path):
 def test_one_process_is_alone(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    ranks = Ranks.join()
-    assert (ranks.rank, ranks.world_size) == (0, 1)
-    assert ranks.gather_object("x") == ["x"] and ranks.all_gather(torch.tensor(3)).item() == 3
+    ranks = Ranks.read()
+    assert (ranks.rank, ranks.world_size, ranks.folder) == (0, 1, None)
+    assert list(ranks.share(None, 3, str)) == ["0", "1", "2"]
     assert ranks.device("auto") is None and ranks.device("cuda:1") == "cuda:1"
 
 
@@ -148,13 +150,33 @@ def test_one_process_is_alone(monkeypatch):
     [
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two'; it must be a whole number"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 of WORLD_SIZE 2"),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR, MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "several machines; give work_folder=FOLDER"),
     ],
 )
 def test_a_broken_environment_is_named(monkeypatch, environment, what):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(DllmError, match=what):
-        Ranks.join()
+        Ranks.read()
+
+
+def test_a_rank_that_has_died_is_done_without(tmp_path):
+    """Rank 1 has done a shard and claimed another: rank 0 takes the first as it is, and the claim over."""
+    first, second = (Ranks(rank, 2, rank, tmp_path) for rank in range(2))
+
+    def dies(number):
+        if number == 1:
+            raise KeyboardInterrupt
+        return ["rank 1", number]
+
+    with pytest.raises(KeyboardInterrupt):
+        list(second.share(["asked"], 3, dies))
+    (folder,) = tmp_path.iterdir()
+    gone = {"worker": "gone", "host": socket.gethostname(), "pid": 1, "born": "never"}
+    (folder / "claims" / f"{1:08d}").write_text(json.dumps(gone))
+    wanted = [["rank 1", 0], ["rank 0", 1], ["rank 0", 2]]
+    assert list(first.share(["asked"], 3, lambda number: ["rank 0", number])) == wanted
+    assert list(second.share(["asked"], 3, lambda number: pytest.fail("done already"))) == wanted
+    assert list(second.share(["other"], 1, lambda number: number)) == [0]
