@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.filter_training.train import check_plots
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.records import read_records
@@ -30,6 +31,7 @@ def main(
     cache: Annotated[str, typer.Option(help="Such as none,dual.")] = "none,dual",
     samples: Annotated[int, typer.Option(min=1, help="Per task.")] = 60,
     draws: Annotated[int, typer.Option(min=0, help="Per exact oracle; 0 leaves them out.")] = 200,
+    block_length: Annotated[int, typer.Option(min=1, help="Cells of a block.")] = BLOCK_LENGTH,
     grid: Annotated[Path, typer.Option(help="YAML of policies and parameters.")] = GRID,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/results"),
     processes: Annotated[int, typer.Option(min=1, help="That decode side by side, sharing the CPU.")] = 2,
@@ -42,7 +44,8 @@ def main(
     if draws:
         exact = {"samples": draws, "temperature": 1.0, "block_length": None, "batch_size": draws}
         oracles = compare("none", (), ORACLES, out / "oracles", grid=ORACLE_GRID, processes=processes, **exact)
-    summary = compare(model, (), tasks, out, grid=grid, caches=cache, samples=samples, processes=processes)
+    plan = {"caches": cache, "samples": samples, "block_length": block_length}
+    summary = compare(model, (), tasks, out, grid=grid, processes=processes, **plan)
     records = read_records(out)
     for sentence in findings(summary, records):
         print(sentence)

@@ -176,7 +176,7 @@ def attempt(call: Callable[[], object]) -> tuple[str, str] | None:
     if "Traceback" in said:
         return "traceback", said[-200:]
     if isinstance(code, int) and not isinstance(code, bool):
-        if code not in (0, 2):
+        if code not in (0, 2) and not (code == 1 and "no finite numbers" in said):
             return f"exit code {code}", said[-200:]
         if code == 2:
             return _sentence(said.strip().removeprefix("dllm-decode: "))

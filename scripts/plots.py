@@ -15,17 +15,17 @@ from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
 from dllm_decode.viewing.page import asset
+from scripts.frontier import BOUNDS, GREY, INK, SIZE, STATIC, draw_frontier, front_families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FOLDER = "plots"
-DPI = 160
+DPI = 180
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("-", "--", ":", "-.")
-BOUNDS = {"egp": "d", "per-sample best": "*"}
-SOFT, STATIC, INK = "#5a616c", "#3c4149", "#191c21"
+SOFT = "#5a616c"
 
 
 def write_plots(folder: str | Path, summary: Mapping[str, Any] | None = None) -> list[Path]:
@@ -71,6 +71,7 @@ class _Figures:
         self.family = {policy["label"]: policy["family"] for policy in setting["policies"]}
         self.families = [f for f in dict.fromkeys(self.family.values()) if f != self.family[self.static]]
         self.colours = re.findall(r"--c\d: (#[0-9a-f]{6})", asset("style.css"))[:8]  # the report's, on white
+        self.front = {cache: front_families(summary, cache) for cache in setting["caches"]}
         self.rows = {(row["label"], row["cache"], row["task"]): row for row in summary["rows"]}
         self.shown = representatives(summary)
         oracles = setting.get("oracles", {})
@@ -89,11 +90,13 @@ class _Figures:
             "calibration": self.calibration(cache),
         }
 
-    def look(self, label: str, family: str | None = None) -> dict[str, Any]:
-        """Colour, marker and dash of a setting or family, as in the report."""
-        if label == self.static:
+    def look(self, family: str, cache: str) -> dict[str, Any]:
+        """Colour and marker of a family: grey unless it is on the front over all tasks."""
+        if family == self.family[self.static]:
             return {"color": STATIC, "marker": "o", "linestyle": "--"}
-        i = self.families.index(family or self.family[label])
+        if family not in self.front[cache]:
+            return {"color": GREY, "marker": ".", "linestyle": "-"}
+        i = self.front[cache].index(family)
         turn = i // len(SHAPES)
         return {
             "color": self.colours[i % len(self.colours)],
@@ -103,72 +106,56 @@ class _Figures:
 
     def frontier(self, cache: str) -> Figure:
         """Accuracy against content TPF over all tasks."""
-        figure = new_figure(8.6, 4.2 + 0.2 * -(-(len(self.families) + 3) // 4))
-        axes = figure.subplots()
-        self._frontier(axes, cache, ALL, 6.5)
-        axes.set_title(f"All tasks, cache {cache}", loc="left")
-        axes.set_xlabel("content tokens per forward (log scale)")
-        figure.legend(handles=axes.get_legend_handles_labels()[0], loc="outside lower center", ncols=4, frameon=False)
+        figure = new_figure(*SIZE)
+        draw_frontier(figure, self.summary, cache, {f: self.look(f, cache) for f in self.front[cache]})
         return figure
 
     def by_task(self, cache: str) -> Figure:
         """The same, task by task."""
-        columns = min(4, len(self.tasks))
+        columns = min(3, len(self.tasks))
         rows = -(-len(self.tasks) // columns)
-        figure = new_figure(2.9 * columns + 0.4, 2.4 * rows + 0.8)
+        figure = new_figure(2.6 * columns + 0.4, 2.2 * rows + 1.2)
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(self.tasks) :]:
             axes.set_axis_off()
         for axes, task in zip(grid.flat, self.tasks, strict=False):
-            self._frontier(axes, cache, task, 4.5)
-            axes.set_title(task, loc="left", fontsize=9)
-        figure.supxlabel(f"content tokens per forward (log scale), cache {cache}", fontsize=9)
-        handles = grid.flat[0].get_legend_handles_labels()[0]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), frameon=False)
+            self._frontier(axes, cache, task)
+            axes.set_title(task, loc="left", fontsize=10)
+        figure.supxlabel(f"content tokens per forward (log scale), cache {cache}", fontsize=10)
+        figure.supylabel("accuracy (%)", fontsize=10)
+        named: dict[str, Any] = {}
+        for axes in grid.flat:
+            named |= {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=3, frameon=False)
         return figure
 
-    def _frontier(self, axes: Axes, cache: str, task: str, size: float) -> None:
+    def _frontier(self, axes: Axes, cache: str, task: str) -> None:
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         axes.set_xscale("log")
         for curve in self.summary["curves"]:
             if (curve["cache"], curve["task"]) != (cache, task):
                 continue
-            rows = [self.rows[label, cache, task] for label in curve["labels"]]
-            look = self.look("", curve["family"])
-            axes.plot(*line_of(rows), color=look["color"], linestyle=look["linestyle"], linewidth=1.4)
-            draw_points(axes, [row for row in rows if row["label"] != self.static], look, size, curve["family"])
+            rows = [self.rows[label, cache, task] for label in curve["labels"] if label != self.static]
+            look, lit = self.look(curve["family"], cache), curve["family"] in self.front[cache]
+            axes.plot(*line_of(rows), color=look["color"], linestyle=look["linestyle"], linewidth=1.2, zorder=2 + lit)
+            draw_points(axes, rows, look, curve["family"] if lit else "other policies", bars=lit)
         base = self.rows[self.static, cache, task]
         axes.axhline(100 * base["accuracy"], color=STATIC, linestyle="--", linewidth=1.1)
-        if base["tpf_content"]:
-            draw_points(axes, [base], self.look(self.static), size, "static")
-        named = set()
+        draw_points(axes, [base], self.look("static", cache), "static", bars=True)
         for bound in self.summary["bounds"]:
-            if (
-                (bound["cache"], bound["task"]) != (cache, task)
-                or bound["name"] not in BOUNDS
-                or not bound["tpf_content"]
-            ):
-                continue
-            colour = INK if bound["family"] is None else self.look("", bound["family"])["color"]
-            label = None if bound["name"] in named or colour != INK else f"{bound['name']} (bound)"
-            named.update([bound["name"]] if label else [])
-            at, up = bound["tpf_content"], 100 * bound["accuracy"]
-            style: dict[str, Any] = {
-                "marker": BOUNDS[bound["name"]],
-                "markeredgecolor": colour,
-                "markerfacecolor": "white",
-            }
-            axes.plot(at, up, linestyle="", markersize=1.4 * size, label=label, **style)
+            place = bound["cache"], bound["task"], bound["family"]
+            if place == (cache, task, None) and bound["name"] in BOUNDS and bound["tpf_content"]:
+                shape, label = BOUNDS[bound["name"]]
+                style = {"marker": shape, "markeredgecolor": INK, "markerfacecolor": "white", "linestyle": ""}
+                axes.plot(bound["tpf_content"], 100 * bound["accuracy"], markersize=6.5, label=label, **style)
         theory = [row for row in self.summary["information"] if row["task"] == task]
         if theory:
             xs, ys = [row["tpf_content"] for row in theory], [100 * row["p_valid"] for row in theory]
-            axes.plot(xs, ys, linestyle="", marker="|", markersize=2 * size, color=INK, label="L_T (bound)")
-        axes.set_ylabel("accuracy (%)")
-        low, high = axes.get_xlim()
-        axes.xaxis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if high / low > 10 or size < 5 else (1, 1.5, 2, 3, 4, 6, 8))
-        )
+            axes.plot(xs, ys, linestyle="", marker="|", markersize=9, color=INK, label="L_T (bound)")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(-4, min(low, high - 20)), high)  # a point more or less shall not look like much
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -193,30 +180,36 @@ class _Figures:
 
     def steps(self, cache: str) -> Figure:
         """Content tokens committed per forward over a sample's progress."""
-        figure = new_figure(8.6, 3.6 + 0.2 * -(-(len(self.families) + 1) // 3))
+        shown = sorted(self.shown.get((cache, ALL), []), key=lambda label: self.family[label] in self.front[cache])
+        figure = new_figure(6.4, 4.4 + 0.12 * len(self.front[cache]))
         axes = figure.subplots()
         found = self.pictures.steps()
         at = [(i + 0.5) * 100 / PROGRESS_BINS for i in range(PROGRESS_BINS)]
-        for label in [*self.shown.get((cache, ALL), []), self.static]:
-            axes.plot(at, found[label, cache, ALL], label=label, markersize=5, linewidth=1.4, **self.look(label))
+        for label in [*shown, self.static]:
+            look = self.look(self.family[label], cache)
+            lit = {"label": label, "markersize": 5.5, "linewidth": 1.4}
+            grey = {"label": "other policies", "marker": "", "linewidth": 0.8}
+            axes.plot(at, found[label, cache, ALL], **{**look, **(grey if look["color"] == GREY else lit)})
         axes.set(xlabel="progress (% of the sample's forwards)", ylabel="content tokens per forward", xlim=(0, 100))
         axes.set_ylim(bottom=0)
-        axes.set_title(f"Tokens committed per forward, all tasks, cache {cache}", loc="left")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        axes.set_title(f"Tokens committed per forward, all tasks, cache {cache}", loc="left", fontsize=11)
+        named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2, frameon=False)
         return figure
 
     def calibration(self, cache: str) -> Figure:
         """Agreement with static decoding by confidence."""
-        figure = new_figure(8.6, 3.6 + 0.2 * -(-len(self.families) // 3))
+        figure = new_figure(6.4, 4.4 + 0.12 * len(self.front[cache]))
         axes = figure.subplots()
         found = self.pictures.calibration()
-        labels = [label for label in self.shown.get((cache, ALL), []) if (label, cache, ALL) in found]
+        front = [label for label in self.shown.get((cache, ALL), []) if self.family[label] in self.front[cache]]
+        labels = [label for label in front if (label, cache, ALL) in found]
         for i, (low, high) in enumerate(zip(EDGES, EDGES[1:], strict=False)):
             axes.bar(i, 100 * (high - low), 0.92, 100 * low, color=SOFT, alpha=0.22, linewidth=0)
         for k, label in enumerate(labels):
             shift = (k / (len(labels) - 1) - 0.5) * 0.72 if len(labels) > 1 else 0.0
             bins = [(i, one) for i, one in enumerate(found[label, cache, ALL]) if one is not None]
-            look = {**self.look(label), "linestyle": ""}
+            look = {**self.look(self.family[label], cache), "linestyle": ""}
             up = [100 * one["agreement"] for _, one in bins]
             bars = [
                 [100 * (one["agreement"] - one["low"]) for _, one in bins],
@@ -230,9 +223,12 @@ class _Figures:
         axes.set(xlabel="confidence at the commit (%)", ylabel="same token as static (%)")
         lows = [100 * one["low"] for label in labels for one in found[label, cache, ALL] if one is not None]
         axes.set_ylim(max(0, min([50, *lows]) - 2), 101)
-        axes.set_title(f"Calibration, all tasks, cache {cache} (grey: agreement = confidence)", loc="left")
+        axes.set_title(
+            f"Calibration, all tasks, cache {cache} (grey: agreement = confidence)", loc="left", fontsize=11
+        )
+        axes.tick_params(axis="x", labelsize=8.5)
         if labels:
-            figure.legend(loc="outside lower center", ncols=3, frameon=False)
+            figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return figure
 
 
@@ -257,15 +253,16 @@ def positive(values: Sequence[float]) -> list[float]:
 
 
 def draw_points(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], look: Mapping[str, Any], size: float, label: str
+    axes: Axes, rows: Sequence[Mapping[str, Any]], look: Mapping[str, Any], label: str, bars: bool
 ) -> None:
-    """Marks with their Wilson intervals."""
+    """Marks, with their Wilson intervals if ``bars``."""
     used = [row for row in rows if row["tpf_content"]]
     xs, ys = line_of(used)
     below = positive([100 * (row["accuracy"] - row["accuracy_low"]) for row in used])
     above = positive([100 * (row["accuracy_high"] - row["accuracy"]) for row in used])
-    style = {**look, "linestyle": "", "markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.6}
-    axes.errorbar(xs, ys, [below, above], label=label, elinewidth=0.8, capsize=2, **style)
+    style = {**look, "linestyle": "", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    error = [below, above] if bars else None
+    axes.errorbar(xs, ys, error, label=label, elinewidth=0.8, capsize=2, zorder=2 + bars, **style)
 
 
 def draw_heat(

@@ -15,17 +15,18 @@ from dllm_decode.lab.setting import EGP
 from dllm_decode.lab.summary import ALL
 from dllm_decode.lab.tables import about, bounds, by_task, curves, information, left_out, table
 
-COMMAND = "python -m scripts.compare_policies --docs docs/results.md"
+COMMAND = "python -m scripts.compare_policies"
 LOSS = 1  #: points of accuracy
 SHOWN = ("accuracy", "difference", "mcnemar_p", "tpf_content", "nfe", "speedup", "row_tpf", "token_efficiency",
          "tokens_per_s", "identity", "kendall")  # fmt: skip
 #: pictures of a run, by cache, with what stands under each
 PICTURES = {
-    "frontier": "Accuracy against content tokens per forward, all tasks; bars: 95 % intervals, dashes: static.",
+    "frontier": "Accuracy against content tokens per forward, all tasks. In colour: families with a setting that no "
+    "other policy beats in both; bars: 95 % intervals, dashes: static, rings: settings that coincide.",
     "heat": "Best content tokens per forward at one point of loss, by family and task; accuracy, by policy and task.",
-    "tasks": "The first picture, task by task.",
+    "tasks": "The same families, task by task.",
     "steps": "Content tokens committed per forward over a sample's progress.",
-    "calibration": "How often a committed token is the one that static decoding writes, by confidence.",
+    "calibration": "How often a token committed by those families is the one of static decoding, by confidence.",
 }
 
 
@@ -134,12 +135,13 @@ def write_results(
     setting = summary["setting"]
     beside = page.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
+    block = next(iter(setting["config"].values()))["block_length"]
     spent = sum(record["wall_s"] for record in records) / setting.get("processes", 1) / 60  # minutes
     out = [
         "# Results: every policy on the bundled model",
         "",
         "```console",
-        f"$ {COMMAND}",
+        f"$ {COMMAND} --samples {setting['samples']} --block-length {block} --docs docs/{page.name}",
         "```",
         "",
         f"The command can be stopped and given again at any time. Decoding took {spent:.1f} minutes here. "

@@ -81,7 +81,10 @@ def test_the_page_holds_pictures_tables_and_what_was_left_out(finished, tmp_path
     assert sorted(shown) == sorted(f"results/{name}-{cache}.png" for name in PICTURES for cache in ("none", "dual"))
     for name in shown:
         assert (page.parent / name).read_bytes().startswith(b"\x89PNG")
-    assert text.startswith("# Results") and "$ python -m scripts.compare_policies --docs docs/results.md" in text
+    assert (
+        text.startswith("# Results")
+        and "\n$ python -m scripts.compare_policies --samples 6 --block-length 32 --docs docs/results.md\n" in text
+    )
     assert "2 processes, 1 thread each" in text
     assert "Left out: `factor` with cache dual, on copy: it does not fit." in text
     none, dual = text.split("## Cache dual")

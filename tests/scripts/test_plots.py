@@ -8,7 +8,8 @@ import pytest
 
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.summary import summarise_folder
-from scripts.plots import write_plots
+from scripts.frontier import SIZE, coincident, draw_frontier, front_families
+from scripts.plots import new_figure, write_plots
 from tests.dllm_decode.lab.lab_records import write_run
 
 
@@ -30,6 +31,47 @@ def test_plots(run):
         assert head[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
         assert width > 600 and height > 300
+
+
+def crowded_summary():
+    """Made-up figures: a crowd near the front, two settings at the very same place, one far off, all-grey families."""
+    rows = []
+
+    def add(label, family, tpf, accuracy, **knob):
+        row = {"label": label, "family": family, "knob": knob, "cache": "none", "task": "all", "tpf_content": tpf}
+        row |= {"accuracy": accuracy, "accuracy_low": accuracy - 0.01, "accuracy_high": min(1.0, accuracy + 0.01)}
+        rows.append({**row, "kind": "static" if label == "static" else "policy"})
+
+    add("static", "static", 0.6, 0.999)
+    for i in range(6):
+        add(f"a{i}", "threshold", 3.5 + 0.3 * i, 0.995 - 0.012 * i, threshold=0.97 - 0.05 * i)
+        add(f"b{i}", "a+long+name+of+a+family", 3.45 + 0.3 * i, 0.99 - 0.012 * i, gamma=i)
+    add("c", "threshold+sched", 14, 0.56)
+    add("d", "threshold+prophet", 14, 0.56)
+    add("e", "topk", 1.3, 0.8)
+    add("nothing", "eotp", None, 0.1)
+    bounds = [{**rows[0], "name": "egp", "family": None, "tpf_content": 7.0}]
+    return {"rows": rows, "bounds": bounds, "curves": [], "information": []}
+
+
+def test_the_frontier_shows_what_counts_and_no_label_hides_another():
+    pytest.importorskip("matplotlib", reason="the plots extra is not installed")
+    summary = crowded_summary()
+    families = front_families(summary, "none")
+    assert families[-1] == "threshold" and "topk" not in families and "a+long+name+of+a+family" not in families
+    assert [len(place) for place in coincident(summary["rows"])].count(2) == 1
+    figure = new_figure(*SIZE)
+    draw_frontier(figure, summary, "none", {f: {"color": f"C{i}", "marker": "o"} for i, f in enumerate(families)})
+    figure.draw_without_rendering()
+    labels = [label for axes in figure.axes for label in axes.texts]
+    said = {label.get_text() for label in labels}
+    assert {"static", "EGP (bound)", "threshold+sched =\nthreshold+prophet", "threshold 0.97", "topk"} <= said
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    for axes in figure.axes:
+        assert all(
+            axes.bbox.contains(*corner) for label in axes.texts for corner in label.get_window_extent().get_points()
+        )
 
 
 def test_plots_without_matplotlib_say_what_to_install(run, monkeypatch):
