@@ -119,24 +119,29 @@ def parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
 
 
 _WHOLE = ("template", "sample", "seed", "correct", "strict", "n_prompt", "n_canvas", "n_until_eos", "n_content", "nfe")
-_COSTS = ("full_forwards", "rows_forwarded", "tokens_forwarded", "nfe_content", "revokes")
-_NUMBERS = ("wall_s", "model_s", "policy_s")
+_COSTS = ("full_forwards", "rows_forwarded", "tokens_forwarded", "nfe_content", "revokes", "batch")
 _TEXTS = ("key", "policy", "label", "family", "cache", "task", "prompt", "answer", "expected")
 
 
 def check_record(record: Any) -> None:
-    """Raise KeyError or TypeError unless this is what :func:`facts` and ``compare`` write."""
-    for names, kinds in (((*_WHOLE, *_COSTS), int), (_NUMBERS, (int, float)), (_TEXTS, str)):
-        for name in names:
-            if not isinstance(record[name], kinds):
-                raise TypeError(f"{name} is {record[name]!r:.40}")
-    tokens, steps, blocks = record["tokens"], record["steps"], record["blocks"]
-    if not all(isinstance(token, int) for token in tokens) or len(steps) != len(blocks):
-        raise TypeError("tokens, steps or blocks are damaged")
-    for step in steps:
+    """Raise KeyError, TypeError or ValueError unless this is what :func:`facts` and ``compare`` write."""
+
+    def check(kind: type, values: Any) -> None:
+        for value in values:
+            # True is no count; seconds and confidences may be written as whole numbers.
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+
+    check(int, (record[name] for name in (*_WHOLE, *_COSTS)))
+    check(float, (record[name] for name in WALL_FIELDS))
+    check(str, (record[name] for name in _TEXTS))
+    check(bool, [record["early_exit"]])
+    check(int, record["tokens"])
+    for step, (start, end) in zip(record["steps"], record["blocks"], strict=True):
+        check(int, (start, end))
         for cell, new, confidence in step:
-            if not isinstance(cell, int) or not isinstance(new, int) or not isinstance(confidence, (int, float)):
-                raise TypeError("a step is damaged")
+            check(int, (cell, new))
+            check(float, [confidence])
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:

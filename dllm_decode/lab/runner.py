@@ -179,8 +179,6 @@ def run(
     runner.check(lenient)
     left_out = [{"label": label, "cache": cache, "why": why} for (label, cache), why in runner.left_out.items()]
     threads = read_setting(folder).get("threads") if (folder / NAME).exists() else None
-    if threads is not None and not (isinstance(threads, int) and threads > 0):
-        raise DllmError(f"{str(folder / NAME)!r} is damaged: threads is {threads!r:.60}; give another folder.")
     threads = threads or max(1, torch.get_num_threads() // processes)
     described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
     keep_setting(folder, {**comparison.to_dict(), **described, "threads": threads, "processes": processes})

@@ -18,6 +18,7 @@ from typing import Any
 from dllm_decode import __version__
 from dllm_decode.config import BLOCK_LENGTH, CACHES, GenerationConfig
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.lab.points import STATIC, Point, points
 from dllm_decode.lab.problems import is_oracle, task_names
 from dllm_decode.tasks import SPLITS, TASKS
@@ -29,6 +30,7 @@ NAME = "setting.json"
 MOST = 1_000_000
 NOT_COMPARED = ("date", "processes", "machine")
 EGP = Point("egp", "egp", "egp")
+_NOTHING = object()  # where the other setting has something
 WHOLE_FILE = 2**30  # bytes; of larger weight files only size, beginning and end are hashed
 
 
@@ -210,11 +212,9 @@ def keep_setting(folder: Path, setting: dict[str, Any], name: str = NAME) -> dic
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_suffix(".part")
-            fresh.write_text(json.dumps(setting, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            fresh.replace(path)  # whole or not at all, whenever the program is killed
         except OSError as error:
             raise DllmError(f"cannot write to {str(folder)!r} ({error.strerror}); give another folder.") from error
+        write_whole(path, json.dumps(setting, indent=1, ensure_ascii=False) + "\n")
         return setting
     held = read_setting(folder, name)
     _refuse(folder, held, setting)
@@ -233,6 +233,10 @@ def read_setting(folder: Path, name: str = NAME) -> dict[str, Any]:
         raise DllmError(f"{str(folder)!r} holds no comparison; give a folder that 'compare' wrote.") from error
     if not isinstance(found, dict) or found.get("version") != FORMAT:
         raise DllmError(f"{str(folder)!r} was written by another version of this program; compare again elsewhere.")
+    for key, kind in (("date", str), ("machine", str), ("processes", int), ("threads", int)):
+        value = found.get(key, "" if key == "date" else None)  # what no other run is compared with
+        if not (type(value) is kind and value) and (value is not None or key == "date"):
+            raise DllmError(f"{str(folder / name)!r} is damaged: {key} is {value!r:.60}; give another folder.")
     return found
 
 
@@ -257,17 +261,18 @@ def _refuse(folder: Path, held: Mapping[str, Any], setting: Mapping[str, Any]) -
 
 def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:
     if isinstance(old, dict) and isinstance(new, dict):
-        pairs = [(f"{name}.{k}" if name else str(k), old.get(k), new.get(k)) for k in dict.fromkeys([*old, *new])]
+        keys = dict.fromkeys([*old, *new])
+        pairs = [(f"{name}.{k}" if name else str(k), old.get(k, _NOTHING), new.get(k, _NOTHING)) for k in keys]
     elif isinstance(old, list) and isinstance(new, list):
-        pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip_longest(old, new))]
+        pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip_longest(old, new, fillvalue=_NOTHING))]
     else:
         return None if old == new else (name, _brief(old), _brief(new))
     return next((found for what, a, b in pairs if (found := _first_difference(a, b, what)) is not None), None)
 
 
 def _brief(value: Any) -> str:
-    if value is None:
-        return "none"
+    if value is None or value is _NOTHING:
+        return "none" if value is None else "not there"
     if isinstance(value, dict):  # a whole entry more or less
         return "{" + ", ".join(f"{k}: {v}" for k, v in value.items())[:60] + "}"
     return json.dumps(value)[:60]

@@ -200,7 +200,11 @@ def _check_block(folder: Path, config: Any, given: int | None) -> None:
 def _ids(*values: int | list[int] | None) -> tuple[int, ...]:
     """Ids of several fields, each an int, a list or None, in order and without repeats."""
     lists = [value if isinstance(value, list) else [value] for value in values if value is not None]
-    return tuple(dict.fromkeys(item for items in lists for item in items))
+    listed = [item for items in lists for item in items]
+    wrong = next((item for item in listed if not _is_id(item)), None)
+    if wrong is not None:
+        raise LoadError(f"the checkpoint names {wrong!r:.60} as the id of a special token; give whole numbers from 0.")
+    return tuple(dict.fromkeys(listed))
 
 
 def _is_id(value: object) -> bool:
@@ -210,7 +214,7 @@ def _is_id(value: object) -> bool:
 def _eos_ids(config: Any, generation: dict[str, Any], tokenizer: TextCodec | None) -> tuple[int, ...]:
     """Ids that end an answer: the checkpoint's own or the family's, and those of the family's stop tokens."""
     listed = _ids(config.eos_token_id, generation.get("eos_token_id"))
-    if not all(_is_id(i) and i < config.embedding_rows for i in listed):
+    if not all(i < config.embedding_rows for i in listed):
         raise LoadError(f"eos_token_id is {listed!r:.80}; give ids from 0 to {config.embedding_rows - 1}.")
     if not listed:
         listed = tuple(i for i in config.default_eos_ids if i < config.embedding_rows)
@@ -227,7 +231,7 @@ def _mask_id(folder: Path, config: Any, generation: dict[str, Any], tokenizer: T
         raise LoadError(
             f"{folder / 'config.json'} names no mask_token_id; add the id of the model's mask token to it."
         )
-    if not _is_id(found[0]) or found[0] >= config.embedding_rows:
+    if found[0] >= config.embedding_rows:
         raise LoadError(
             f"{folder / 'config.json'} says mask_token_id={found[0]!r:.60}, but the vocabulary has ids 0.."
             f"{config.embedding_rows - 1}; correct it."

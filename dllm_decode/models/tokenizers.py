@@ -70,6 +70,7 @@ def load_tokenizer(folder: Path, family: str) -> TextCodec | None:
         return None
     try:
         tokenizer = kind.from_pretrained(folder)
+        tokenizer.encode("a", add_special_tokens=False)  # some damaged settings only show when they are used
     except Exception as error:  # tokenizers raises bare Exception for a bad tokenizer.json
         raise LoadError(
             f"cannot read the tokenizer in {folder} ({_first_line(error)}); fetch its files again."
