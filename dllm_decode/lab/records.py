@@ -133,7 +133,7 @@ def check_record(record: Any) -> None:
                 raise TypeError(f"{value!r:.40} is no {kind.__name__}")
 
     check(int, (record[name] for name in (*_WHOLE, *_COSTS)))
-    check(float, (record[name] for name in WALL_FIELDS))
+    check(float, (record[name] for name in WALL_FIELDS if name in record or name != "latency_s"))  # older ones lack it
     check(str, (record[name] for name in _TEXTS))
     check(bool, [record["early_exit"]])
     check(int, record["tokens"])

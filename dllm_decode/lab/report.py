@@ -10,6 +10,7 @@ from typing import Any
 
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.columns import percent
+from dllm_decode.lab.metrics import wilson
 from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.report_data import ReportData
 from dllm_decode.lab.setting import read_setting
@@ -87,19 +88,50 @@ def build_report(
 
 
 def lede(summary: Mapping[str, Any]) -> str:
-    """The outcome in one or two sentences."""
-    rows = {(r["label"], r["cache"]): r for r in summary["rows"] if r["task"] == ALL}
-    found = [(c["best"]["1"], c["cache"]) for c in summary["curves"] if c["task"] == ALL and c["best"]["1"]]
-    faster = [(best, cache) for best, cache in found if rows[best["label"], cache]["kind"] != "static"]
-    if not faster:
+    """The outcome in a few sentences: what is fastest, what it cannot be told from, and how sure that is."""
+    rows = [row for row in summary["rows"] if row["task"] == ALL and row["tpf_content"] is not None]
+    static = {row["cache"]: row for row in rows if row["kind"] == "static"}
+    allowed = [
+        row
+        for row in rows
+        if row["accuracy"] >= static[row["cache"]]["accuracy"] - 0.01 - 1e-12
+        and row["tpf_content"] > static[row["cache"]]["tpf_content"]
+    ]
+    if not allowed:
         return "No setting is faster than static decoding at no more than one point of loss over all tasks."
-    best, cache = max(faster, key=lambda pair: pair[0]["tpf_content"])
-    row = rows[best["label"], cache]
-    base = next(r for r in rows.values() if r["kind"] == "static" and r["cache"] == cache)
+    best = max(allowed, key=lambda row: (row["tpf_content"], row["accuracy"]))
+    base, right = static[best["cache"]], f"{100 * best['accuracy']:.1f} % accuracy"
+    ties = [row for row in allowed if (row["tpf_content"], row["accuracy"]) == (best["tpf_content"], best["accuracy"])]
+    names = " and ".join(f"{row['label']} (cache {row['cache']})" for row in ties)
+    out = [
+        f"At no more than one point of loss over all tasks, {names} "
+        f"{'is' if len(ties) == 1 else 'tie as'} the fastest: {best['tpf_content']:.2f} content tokens per forward"
+        f"{_span(best)} against {base['tpf_content']:.2f} of static decoding, at {right} "
+        f"against {100 * base['accuracy']:.1f} % ({_loss(best)})."
+    ]
+    near = [row for row in allowed if row not in ties and row["tpf_content_high"] >= best["tpf_content_low"]]
+    if near:
+        more = f" and {len(near) - 3} more" if len(near) > 3 else ""
+        near.sort(key=lambda row: -row["tpf_content"])
+        out.append(
+            f"Its interval overlaps that of {', '.join(row['label'] for row in near[:3])}{more}: among them this run "
+            "names no winner."
+        )
+    return " ".join(out)
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    low, high = row["tpf_content_low"], row["tpf_content_high"]
+    return "" if low is None else f" (95 %: {low:.2f} to {high:.2f})"
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    """The difference to static decoding; where no answer differs, what that many samples can rule out."""
+    if not row["gained"] and not row["lost"]:
+        most = 100 * wilson(0, row["n"])[1]
+        return (
+            f"none of the {row['n']} answers turned right or wrong, which leaves up to {most:.1f} points open at 95 %"
+        )
     points = [percent(row[f"difference{end}"], "+").replace("-", "−") for end in ("", "_low", "_high")]
-    return (
-        f"At no more than one point of loss over all tasks, {row['label']} (cache {cache}) is the fastest: "
-        f"{row['tpf_content']:.2f} content tokens per forward against {base['tpf_content']:.2f} of static decoding, "
-        f"at {100 * row['accuracy']:.1f} % accuracy against {100 * base['accuracy']:.1f} % "
-        f"(difference {points[0]} points, 95 %: {points[1]} to {points[2]}; {row['n']} samples)."
-    )
+    unsure = ", so a larger loss is not ruled out" if row["difference_low"] < -0.01 else ""
+    return f"difference {points[0]} points, 95 %: {points[1]} to {points[2]}{unsure}; {row['n']} samples"

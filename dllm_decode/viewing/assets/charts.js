@@ -93,6 +93,28 @@ function accuracyRange(values) {
   return [low, high];
 }
 
+/* How many of the series or marks before this one lie at exactly the same spot: the later ones are drawn around them. */
+function tieCounter() {
+  const seen = new Map();
+  const count = (place) => { const n = seen.get(place) || 0; seen.set(place, n + 1); return n; };
+  count.seen = seen;
+  return count;
+}
+const MOST_RINGS = 2; // more are a number
+
+/* A line, or a band around the line it ties with. */
+function linePath(points, look, width, ties) {
+  return s("polyline", { class: ties ? "tied" : "", points, css: { fill: "none", stroke: look.colour, strokeWidth: width + 5 * Math.min(ties, MOST_RINGS), strokeDasharray: ties ? "" : look.dash, opacity: ties ? 0.35 : look.faint ? 0.55 : 1 } });
+}
+
+/* A mark, or a ring around the mark it ties with. */
+function tiedMark(look, x, y, r, ties) {
+  if (ties > MOST_RINGS) return null;
+  return ties
+    ? mark(look.shape, x, y, r + 3.2 * ties, { css: { fill: "none", stroke: look.colour, strokeWidth: 1.8 } })
+    : mark(look.shape, x, y, look.faint ? 0.75 * r : r, { css: { fill: look.colour, stroke: "var(--bg)", strokeWidth: 1 } });
+}
+
 /* Accuracy against tokens per forward. spec adds: series [{look, line: [[x, y]], points: [{x, y, lo, hi, left, right, tip, label, open}]}], wide: x bars too,
  * markers [{x, y, shape, colour, tip, open}], level {y, name} */
 function frontierChart(spec) {
@@ -115,18 +137,20 @@ function frontierChart(spec) {
   }
   const marks = [];
   const near = (p) => points.filter((q) => q !== p && Math.hypot(x(p.x) - x(q.x), y(p.y) - y(q.y)) < size).map((q) => q.label);
+  const lineTies = tieCounter(), markTies = tieCounter();
   for (const one of spec.series) {
     const line = [...one.points].sort((a, b) => a.x - b.x || b.y - a.y);
     if (one.line.length > 1) {
-      svg.append(s("polyline", { points: one.line.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" "), css: { fill: "none", stroke: one.look.colour, strokeWidth: size / 2.8, strokeDasharray: one.look.dash } }));
+      const at = one.line.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" ");
+      svg.append(linePath(at, one.look, size / 2.8, lineTies(at)));
     }
     for (const p of line) {
       const px = x(p.x), py = y(p.y);
       const wide = p.left > 0 && spec.wide ? `M${x(p.left)},${py}H${x(p.right)}M${x(p.left)},${py - 3}v6M${x(p.right)},${py - 3}v6` : "";
-      const bar = s("path", { d: `M${px},${y(p.lo)}V${y(p.hi)}M${px - 3},${y(p.lo)}h6M${px - 3},${y(p.hi)}h6${wide}`, css: { stroke: one.look.colour, strokeWidth: 1.2, opacity: 0.6, fill: "none" } });
+      const bar = s("path", { d: `M${px},${y(p.lo)}V${y(p.hi)}M${px - 3},${y(p.lo)}h6M${px - 3},${y(p.hi)}h6${wide}`, css: { stroke: one.look.colour, strokeWidth: 1.2, opacity: one.look.faint ? 0 : 0.6, fill: "none" } });
       const node = s("g", { class: "point", tabindex: 0, role: "button", "aria-label": p.tip, "data-label": p.label, "data-task": spec.task },
         bar, s("circle", { cx: px, cy: py, r: size + 6, css: { fill: "transparent" } }),
-        mark(one.look.shape, px, py, size, { css: { fill: one.look.colour, stroke: "var(--bg)", strokeWidth: 1 } }));
+        tiedMark(one.look, px, py, size, markTies(`${px.toFixed(1)},${py.toFixed(1)}`)));
       const hidden = near(p);
       tip.on(node, hidden.length ? `${p.tip}\nalso here: ${hidden.join(", ")}` : p.tip);
       const open = () => { tip.hide(); p.open(); };
@@ -142,6 +166,10 @@ function frontierChart(spec) {
     svg.append(node);
   }
   svg.append(...marks);
+  for (const [place, n] of markTies.seen) {
+    const [px, py] = place.split(",").map(Number);
+    if (n > MOST_RINGS + 1) svg.append(s("text", { x: px + size + 9, y: py - size - 4, "font-size": chart.font * 0.85, "text-anchor": px > spec.width - 60 ? "end" : "start" }, `${n} here`));
+  }
   return svg;
 }
 
@@ -149,10 +177,12 @@ function frontierChart(spec) {
 function lineChart(spec) {
   const chart = frame(spec);
   const { svg, x, y } = chart;
+  const lineTies = tieCounter();
   for (const one of spec.series) {
-    svg.append(s("polyline", { points: one.points.map((p) => `${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`).join(" "), css: { fill: "none", stroke: one.look.colour, strokeWidth: 2, strokeDasharray: one.look.dash } }));
+    const at = one.points.map((p) => `${x(p.x).toFixed(1)},${y(p.y).toFixed(1)}`).join(" "), ties = lineTies(at);
+    svg.append(linePath(at, one.look, one.look.faint ? 1.2 : 2, ties));
     for (const p of one.points) {
-      const node = s("g", {}, s("circle", { cx: x(p.x), cy: y(p.y), r: 9, css: { fill: "transparent" } }), mark(one.look.shape, x(p.x), y(p.y), 4, { css: { fill: one.look.colour, stroke: "var(--bg)", strokeWidth: 1 } }));
+      const node = s("g", {}, s("circle", { cx: x(p.x), cy: y(p.y), r: 9, css: { fill: "transparent" } }), one.look.faint && !ties ? null : tiedMark(one.look, x(p.x), y(p.y), 4, ties));
       tip.on(node, p.tip);
       svg.append(node);
     }
@@ -187,7 +217,8 @@ function binChart(spec) {
 
 /* One row per setting, one mark per template, a line from the lowest to the highest. rows: [{name, look, dots: [{x, k, tip}]}] */
 function spreadChart(spec) {
-  const font = 13, row = 25, names = Math.min(330, 26 + 7.4 * Math.max(...spec.rows.map((r) => r.name.length)));
+  const stacked = spec.width < 640; // a narrow figure has its names above the lines
+  const font = 13, row = stacked ? 40 : 25, names = stacked ? 8 : Math.min(330, 26 + 7.4 * Math.max(...spec.rows.map((r) => r.name.length)));
   const top = 6, height = top + row * spec.rows.length, width = spec.width;
   const values = spec.rows.flatMap((r) => r.dots.map((d) => d.x));
   const [low, high] = accuracyRange(values);
@@ -199,8 +230,8 @@ function spreadChart(spec) {
   }
   svg.append(s("text", { class: "axis", x: (names + width) / 2, y: height + font * 2.8, "text-anchor": "middle" }, "accuracy (%)"));
   spec.rows.forEach((one, i) => {
-    const y = top + row * (i + 0.5), xs = one.dots.map((d) => x(d.x));
-    svg.append(s("text", { x: names - 12, y: y + font * 0.35, "text-anchor": "end", "font-size": 12.5, css: { fontFamily: "var(--mono)" } }, one.name.length > 42 ? one.name.slice(0, 41) + "…" : one.name));
+    const y = top + row * (i + (stacked ? 0.72 : 0.5)), xs = one.dots.map((d) => x(d.x));
+    svg.append(s("text", { x: stacked ? names : names - 12, y: stacked ? y - 13 : y + font * 0.35, "text-anchor": stacked ? "start" : "end", "font-size": 12.5, css: { fontFamily: "var(--mono)" } }, one.name.length > 42 ? one.name.slice(0, 41) + "…" : one.name));
     svg.append(s("line", { x1: Math.min(...xs), x2: Math.max(...xs), y1: y, y2: y, css: { stroke: one.look.colour, strokeWidth: 2.5 } }));
     one.dots.forEach((d) => {
       const node = s("g", {}, mark(SHAPES[d.k % 8], x(d.x), y + (d.k % 3 - 1) * 6.2, 3.9, { css: { fill: one.look.colour, stroke: "var(--bg)", strokeWidth: 1 } }));

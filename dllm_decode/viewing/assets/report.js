@@ -4,7 +4,6 @@
 const data = readJson("data");
 const books = data.masks.map((mask, t) => ({ mask, eos: new Set(data.oracles[t] ? [] : data.eos), pieces: data.oracles[t] ? {} : data.pieces }));
 const samples = makeSamples(data, books);
-const looks = data.families.map((_, i) => lookOf(i - 1)); // family 0 is static
 const STATIC = { colour: "var(--static)", shape: "circle", dash: "6 4" };
 const staticFamily = data.labels[data.static].family;
 const ACROSS = data.across.map(([key, name]) => ({ key, name }));
@@ -17,7 +16,22 @@ const rowsOf = (t) => data.rows.filter((r) => here(r, t));
 const rowAt = (l, t) => data.rows.find((r) => r.l === l && here(r, t));
 const curvesOf = (t) => data.curves.filter((one) => here(one, t) && visible(one.f));
 const visible = (f) => !view.hidden.has(f);
-const look = (l) => (l === data.static ? STATIC : looks[familyOf(l)]);
+const look = (l) => (l === data.static ? STATIC : looks()[familyOf(l)]);
+const room = () => Math.max(300, Math.min(1100, section("frontier").clientWidth || 1100)); // figures are drawn to fit
+const narrow = () => room() < 640;
+
+/* Families with a setting that none beats in both speed and accuracy over all tasks; what ties with one counts too. */
+function front(c = view.cache) {
+  const rows = data.rows.filter((r) => r.t === -1 && r.c === c && r.tpf_content > 0);
+  const beaten = (r) => rows.some((q) => q.tpf_content >= r.tpf_content && q.accuracy >= r.accuracy && (q.tpf_content > r.tpf_content || q.accuracy > r.accuracy));
+  return [...new Set(rows.filter((r) => !beaten(r) && r.l !== data.static).sort((a, b) => b.tpf_content - a.tpf_content).map((r) => familyOf(r.l)))];
+}
+
+/* Colours go to the front's families; the rest are grey, and keep a shape of their own. */
+const looks = () => {
+  const lit = front();
+  return data.families.map((_, f) => (lit.includes(f) ? lookOf(lit.indexOf(f)) : { ...lookOf(f - 1), colour: "var(--rest)", faint: true }));
+};
 const BOUNDS = { "per-sample best": "star", egp: "diamond", L_T: "bar" };
 const BOUND_NAMES = { egp: "EGP, an oracle that commits all that will agree with static", L_T: "L_T, the information-theoretic bound" };
 
@@ -32,13 +46,14 @@ function describe(r) {
 function frontier(t, size) {
   const base = rowAt(data.static, t);
   const key = view.across.key, usable = (r) => r && r[key] > 0;
+  const every = looks();
   const series = curvesOf(t).map((curve) => {
-    const rows = curve.labels.map((l) => rowAt(l, t)).filter(usable).sort((a, b) => a[key] - b[key]);
-    return { look: looks[curve.f], line: rows.map((r) => [r[key], 100 * r.accuracy]), points: rows.filter((r) => r.l !== data.static).map(point) };
-  });
+    const rows = curve.labels.filter((l) => l !== data.static).map((l) => rowAt(l, t)).filter(usable).sort((a, b) => a[key] - b[key]);
+    return { look: every[curve.f], line: rows.map((r) => [r[key], 100 * r.accuracy]), points: rows.map(point) };
+  }).sort((a, b) => Boolean(b.look.faint) - Boolean(a.look.faint));
   if (usable(base)) series.unshift({ look: STATIC, line: [], points: [point(base)] });
-  const markers = data.bounds.filter((b) => here(b, t) && b[key] > 0 && (b.f === null || visible(b.f))).map((b) => ({
-    x: b[key], y: 100 * b.accuracy, shape: BOUNDS[b.name] || "hex", colour: b.f === null ? "var(--bound)" : looks[b.f].colour,
+  const markers = data.bounds.filter((b) => here(b, t) && b[key] > 0 && (b.f === null || (visible(b.f) && !every[b.f].faint))).map((b) => ({
+    x: b[key], y: 100 * b.accuracy, shape: BOUNDS[b.name] || "hex", colour: b.f === null ? "var(--bound)" : every[b.f].colour,
     open: b.l === null ? null : () => samples.open(b.l, b.c, b.t),
     tip: `${boundName(b)} (a bound, not a policy)\naccuracy ${percent(b.accuracy)} %\n${view.across.name} ${Number(b[key].toPrecision(3))}`,
   }));
@@ -59,8 +74,10 @@ function point(r) {
 
 function legend() {
   const bounds = [...new Set(data.bounds.filter((b) => b.c === view.cache).map((b) => b.name))];
+  const every = looks(), lit = front();
+  const order = [...lit, ...data.families.map((_, f) => f).filter((f) => f !== staticFamily && !lit.includes(f))];
   return h("div", { class: "legend" },
-    data.families.map((name, f) => (f === staticFamily ? null : h("button", { type: "button", "aria-pressed": String(visible(f)), title: "show or hide", onclick: () => { visible(f) ? view.hidden.add(f) : view.hidden.delete(f); draw(); } }, keyOf(looks[f], true), h("bdi", {}, name)))),
+    order.map((f) => h("button", { type: "button", "aria-pressed": String(visible(f)), title: "show or hide", onclick: () => { visible(f) ? view.hidden.add(f) : view.hidden.delete(f); draw(); } }, keyOf(every[f], true), h("bdi", {}, data.families[f]))),
     h("span", { class: "key" }, keyOf(STATIC, true), "static"),
     bounds.map((name) => h("span", { class: "key" }, keyOf({ colour: "var(--bound)", shape: BOUNDS[name] || "hex" }, false, "var(--bg)"), name === "per-sample best" ? "per-sample best setting of a family (its colour) or of all" : BOUND_NAMES[name] || name)));
 }
@@ -77,18 +94,19 @@ const chosenLegend = (ls) => h("div", { class: "legend" }, ls.map((l) => h("span
 function drawFrontiers() {
   const across = h("select", {}, ACROSS.map((one, i) => h("option", { value: i, selected: one === view.across }, one.name)));
   across.addEventListener("change", () => { view.across = ACROSS[Number(across.value)]; drawFrontiers(); });
-  fill(section("frontier"), h("div", { class: "bar" }, h("label", { class: "group" }, "accuracy against", across)), legend(), h("figure", { id: "overall" }, h("h3", {}, heading(-1)), frontier(-1, { width: 1100, height: 430, font: 14, size: 6.5, right: 66, wide: true })),
+  fill(section("frontier"), h("div", { class: "bar" }, h("label", { class: "group" }, "accuracy against", across)), legend(), h("figure", { id: "overall" }, h("h3", {}, heading(-1)), frontier(-1, { width: room(), height: narrow() ? 340 : 430, font: 14, size: narrow() ? 5 : 6.5, right: narrow() ? 10 : 66, wide: true })),
     data.tasks.length > 1 ? h("div", { class: "small" }, data.tasks.map((name, t) => h("figure", { "data-task": name }, h("h3", {}, name), frontier(t, { width: 300, height: 232, font: 11.5, size: 4.6 })))) : null);
 }
 
 function drawHeat() {
+  const every = looks();
   const tasks = [...data.tasks.keys(), -1].filter((t) => t >= 0 || data.tasks.length > 1);
   const columns = tasks.map(taskName);
   const found = data.curves.filter((curve) => curve.c === view.cache && curve.best["1"]);
   const speeds = found.map((curve) => curve.best["1"].tpf_content).filter((x) => x > 0);
   const low = Math.log(Math.min(...speeds) * 0.9), high = Math.log(Math.max(...speeds));
   const families = data.families.map((name, f) => f !== staticFamily && {
-    name, look: looks[f],
+    name, look: every[f],
     cells: tasks.map((t) => {
       const curve = data.curves.find((one) => one.f === f && here(one, t));
       const best = curve && curve.best["1"];
@@ -118,17 +136,18 @@ function drawCurves() {
 }
 
 function drawSteps() {
-  const ls = [...representatives(view.task), data.static];
+  const ls = [...representatives(view.task).sort((a, b) => Boolean(look(b).faint) - Boolean(look(a).faint)), data.static];
   const series = ls.map((l) => [l, data.steps.find((one) => one.l === l && here(one, view.task))]).filter(([, found]) => found).map(([l, found]) => ({
     look: look(l),
     points: found.mean.map((mean, i) => ({ x: ((i + 0.5) * 100) / found.mean.length, y: mean, tip: `${data.labels[l].label}\n${Math.round((i * 100) / found.mean.length)}–${Math.round(((i + 1) * 100) / found.mean.length)} % of the forwards: ${mean.toFixed(2)} content tokens each` })),
   }));
   const high = Math.max(1, ...series.flatMap((one) => one.points.map((p) => p.y)));
-  fill(section("steps"), place(), chosenLegend(ls), h("figure", {}, lineChart({ width: 1100, height: 330, font: 14, title: "tokens committed per forward", series, x: { low: 0, high: 100, ticks: [0, 20, 40, 60, 80, 100], label: "progress (% of the sample's forwards)" }, y: { low: 0, high: high * 1.06, label: "content tokens per forward" } })));
+  fill(section("steps"), place(), chosenLegend(ls), h("figure", {}, lineChart({ width: room(), height: 330, font: 14, title: "tokens committed per forward", series, x: { low: 0, high: 100, ticks: [0, 20, 40, 60, 80, 100], label: "progress (% of the sample's forwards)" }, y: { low: 0, high: high * 1.06, label: "content tokens per forward" } })));
 }
 
 function drawCalibration() {
-  const ls = representatives(view.task);
+  const chosen = representatives(view.task), lit = chosen.filter((l) => !look(l).faint);
+  const ls = lit.length ? lit : chosen;
   const edges = data.edges;
   const bins = edges.slice(0, -1).map((low, i) => ({ low, high: edges[i + 1], name: `${Math.round(100 * low)}–${Math.round(100 * edges[i + 1])}` }));
   const series = ls.map((l) => [l, data.calibration.find((one) => one.l === l && here(one, view.task))]).filter(([, found]) => found).map(([l, found]) => ({
@@ -137,7 +156,7 @@ function drawCalibration() {
   }));
   const lows = series.flatMap((one) => one.points.map((p) => p.lo));
   const low = Math.max(0, Math.floor(Math.min(50, ...lows) / 10) * 10);
-  fill(section("calibration"), place(), chosenLegend(ls), h("figure", {}, binChart({ width: 1100, height: 360, font: 14, title: "calibration", series, bins, xlabel: "confidence at the commit (%)", y: { low, high: 101, label: "same token as static (%)" } })));
+  fill(section("calibration"), place(), chosenLegend(ls), h("figure", {}, binChart({ width: room(), height: 360, font: 14, title: "calibration", series, bins: narrow() ? bins.map((b) => ({ ...b, name: b.name.split("–")[0] })) : bins, xlabel: narrow() ? "confidence at the commit, from … % on" : "confidence at the commit (%)", y: { low, high: 101, label: "same token as static (%)" } })));
 }
 
 function drawTemplates() {
@@ -149,7 +168,7 @@ function drawTemplates() {
     dots: one.values.map((v) => ({ x: 100 * v.accuracy, k: names.indexOf(v.template), tip: `${data.labels[one.l].label}\ntemplate ${v.template}: ${percent(v.accuracy)} % (95 %: ${percent(v.low)}–${percent(v.high)}), ${v.n} samples` })),
   }));
   fill(section("templates"), place(), h("div", { class: "legend" }, names.map((name, k) => h("span", { class: "key" }, keyOf({ colour: "var(--soft)", shape: SHAPES[k % 8] }), `template ${name}`))),
-    h("figure", {}, spreadChart({ width: 1100, rows })));
+    h("figure", {}, spreadChart({ width: room(), rows })));
 }
 
 function draw() {
@@ -173,6 +192,8 @@ function start() {
   draw();
   samples.openLink();
   addEventListener("hashchange", samples.openLink);
+  let drawn = room();
+  addEventListener("resize", () => { if (Math.abs(room() - drawn) > 20) { drawn = room(); draw(); } });
   document.documentElement.dataset.ready = "yes";
 }
 

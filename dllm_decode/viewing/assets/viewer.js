@@ -98,8 +98,9 @@ function mountViewer(root, packed, book, options = {}) {
       h("span", {}, h("span", { class: "swatch", style: { borderBottom: "4px solid var(--block)" } }), "block  ",
         h("span", { class: "swatch", style: { background: "var(--mask)", border: "1px solid var(--line)", marginLeft: "12px" } }), "masked  ",
         h("span", { class: "swatch", style: { border: "2px solid var(--ink)", marginLeft: "12px" } }), "committed by this forward",
+        replay.given.size ? [h("span", { class: "swatch", style: { border: "1px solid var(--line)", marginLeft: "12px" } }), "given  "] : null,
         options.compare ? [h("span", { class: "cell differs", style: { marginLeft: "10px", minWidth: "0" } }, "abc"), "differs from static"] : null),
-      h("span", {}, "∎ end of text")),
+      h("span", {}, h("span", { class: "cell end", style: { minWidth: 0 } }, "∎"), "end of text")),
     listing);
   root.classList.add("viewer");
   root.tabIndex = 0;
@@ -173,6 +174,7 @@ function mountViewer(root, packed, book, options = {}) {
       const name = ["cell", masked ? "mask" : one.given ? "given" : "done"];
       if (block && one.cell >= block.start && one.cell < block.end) name.push("block");
       if (fresh.has(one.cell)) name.push("fresh");
+      if (book.eos.has(one.token)) name.push("end");
       if (one.revoked) name.push("revoked");
       if (options.compare && !masked && options.compare[one.cell] !== one.token) name.push("differs");
       const node = h("span", { class: name.join(" "), "data-cell": one.cell, "data-step": one.step, style: { minWidth: `calc(${Math.min(widths[one.cell], 40)}ch + 10px)` } }, masked ? "·" : text(one.token));
@@ -207,16 +209,17 @@ function mountViewer(root, packed, book, options = {}) {
   function tell(step) {
     if (!step) { fill(listing, "Before the first forward: every cell that is not given is masked."); return; }
     const filled = step.confidence.filter((p) => p < 0).length;
-    const said = step.cells.map((cell, j) => [cell, j]).filter(([, j]) => step.confidence[j] >= 0).slice(0, 24);
-    const left = step.cells.length - filled - said.length;
+    const decided = step.cells.map((cell, j) => [cell, j]).filter(([, j]) => step.confidence[j] >= 0);
+    const content = decided.filter(([, j]) => !book.eos.has(step.tokens[j])); // ends are many and say little
+    const ends = decided.length - content.length, said = content.slice(0, 24), left = content.length - said.length;
     const parts = [];
     said.forEach(([cell, j], i) => {
       const revoked = step.tokens[j] === book.mask;
       parts.push(i ? ",  " : "", `${cell} `, revoked ? "revoked" : h("bdi", { class: "mono" }, text(step.tokens[j]).trim() || "␣"),
         revoked ? "" : ` ${(step.confidence[j] / 10).toFixed(1)} %`);
     });
-    fill(listing, `Forward ${now} committed, in order (cell, token, confidence): `, parts, left > 0 ? `, and ${left} more` : "",
-      said.length ? "." : "nothing.",
+    fill(listing, `Forward ${now} committed${said.length ? ", in order (cell, token, confidence)" : ""}: `, parts, left > 0 ? `, and ${left} more` : "",
+      ends ? `${said.length ? ", and " : ""}${count(ends, "end token")} (∎).` : said.length ? "." : "nothing.",
       step.inserted ? ` Put in before cell ${step.inserted.at}: ${count(step.inserted.number, step.inserted.token === book.mask ? "mask" : "end token")}.` : "", filled ? ` The row stopped: ${count(filled, "cell")} filled without being decided.` : "");
   }
 

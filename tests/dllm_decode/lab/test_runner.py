@@ -144,6 +144,29 @@ def test_damaged_lines_are_named(tmp_path, damaged):
         read_records(tmp_path)
 
 
+@pytest.mark.parametrize("field, value", [
+    ("tokens", [True]), ("early_exit", {}), ("early_exit", None), ("batch", "x"), ("blocks", [["x", 4]]), ("nfe", 1.5),
+])  # fmt: skip
+def test_values_of_another_kind_are_damage(tmp_path, field, value):
+    record = made(key="a", tokens=[5], steps=[[[0, 5, 0.9]]], blocks=[[0, 4]])
+    (tmp_path / NAME).write_text(json.dumps(record) + "\n")
+    assert len(read_records(tmp_path)) == 1
+    (tmp_path / NAME).write_text(json.dumps({**record, field: value}) + "\n")
+    with pytest.raises(DllmError, match="line 1 of .*damaged"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"date": None}, {"threads": True}, {"processes": {}}, {"machine": []}])
+def test_a_setting_with_values_of_another_kind_is_damaged(tmp_path, change):
+    held = {"version": 1, "date": "today", "left_out": [None]}
+    (tmp_path / "setting.json").write_text(json.dumps({**held, **change}))
+    with pytest.raises(DllmError, match=f"is damaged: {next(iter(change))} is"):
+        read_setting(tmp_path)
+    (tmp_path / "setting.json").write_text(json.dumps(held))
+    with pytest.raises(DllmError, match=r"left_out\[0\] none, but now it is not there"):
+        keep_setting(tmp_path, {**held, "left_out": []})
+
+
 def test_one_writer_at_a_time(tmp_path):
     with Journal(tmp_path), pytest.raises(DllmError, match="another comparison is writing"):
         Journal(tmp_path)
@@ -158,10 +181,10 @@ def test_one_writer_at_a_time(tmp_path):
         ({"samples": 6}, "samples 5, but now it is 6"),
         ({"batch_size": 4}, "batch_size 3, but now it is 4"),
         ({"policies": ["threshold"]}, r"policies\[1\]"),
-        ({"tasks": "copy"}, r"tasks\[1\] \"sort\", but now it is none"),
+        ({"tasks": "copy"}, r"tasks\[1\] \"sort\", but now it is not there"),
         ({"block_length": 8}, "with block_length 32, but now it is 8"),
         ({"templates": (0,)}, "templates"),
-        ({"seeds": (0, 1)}, r"seeds\[1\] none, but now it is 1"),
+        ({"seeds": (0, 1)}, r"seeds\[1\] not there, but now it is 1"),
     ],
 )
 def test_a_changed_setting_is_refused_before_a_model_is_loaded(finished, changes, what):

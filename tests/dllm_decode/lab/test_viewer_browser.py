@@ -61,7 +61,8 @@ def cells(browser, inside: str = DIALOG) -> list[dict]:
 
 
 def open_samples(browser, label: str, task: str) -> None:
-    browser.click(f".point[data-label='{label}'][data-task='{task}'] .mark")
+    browser.run(f"document.querySelector(\".point[data-label='{label}'][data-task='{task}']\").focus()")
+    browser.key("Enter")  # the mouse would get the mark on top
     browser.wait(f"document.querySelector('{DIALOG}.cell') !== null")
 
 
@@ -279,6 +280,35 @@ def test_no_label_touches_another(report, width, media):
     assert report.run("document.documentElement.scrollWidth") <= width
 
 
+def test_on_a_phone_nothing_scrolls_sideways_and_figures_can_be_read(report):
+    report.resize(390, 844)
+    report.run("new Promise(done => setTimeout(done, 50))")  # the figures are drawn again
+    assert report.run("document.documentElement.scrollWidth") <= 390
+    sizes = report.run(
+        "[...document.querySelectorAll('main figure svg[viewBox] text')].map(t => {"
+        "const s = t.ownerSVGElement, scale = s.clientWidth / s.viewBox.baseVal.width;"
+        "return parseFloat(getComputedStyle(t).fontSize) * scale })"
+    )
+    assert len(sizes) > 50 and min(sizes) >= 9
+    report.resize(1280, 900)
+
+
+def test_what_ties_is_drawn_around_what_it_ties_with(browser, tmp_path):
+    records = write_run(tmp_path, ("topk:k=2", "factor", "threshold"), "copy", ("none",), samples=3)
+    first = {(r["template"], r["sample"]): r for r in records if r["label"] == "factor"}
+    own = ("key", "policy", "label", "family")
+    twins = [
+        {**first[r["template"], r["sample"]], **{k: r[k] for k in own}} if r["label"] == "threshold" else r
+        for r in records
+    ]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in twins))
+    browser.resize(1280, 900)
+    browser.open(write_report(tmp_path))
+    assert browser.run("document.querySelectorAll('#steps polyline.tied').length") == 1
+    here = "document.querySelector(\"#overall .point[data-label='{}'] .mark\").getBBox().width"
+    assert browser.run(here.format("threshold")) != browser.run(here.format("factor"))
+
+
 def test_dark_and_light_and_paper(report):
     def ground():
         return report.run("getComputedStyle(document.body).backgroundColor")
@@ -322,6 +352,11 @@ def test_the_trace_viewer(browser, tmp_path):
     browser.key("End")
     browser.hover("[data-cell='3']")
     assert browser.run("document.getElementById('tip').textContent").endswith("filled because the row had stopped")
+    said = browser.run("document.querySelector('.now').textContent")
+    assert said.startswith(
+        "Forward 3 committed, in order (cell, token, confidence): 2 ↵ 90.0 %. The row stopped: 1 cell"
+    )
+    assert "given" in browser.run("[...document.querySelectorAll('.axes')].map(n => n.textContent).join()")
     assert browser.run("document.querySelector('#prompt dd').textContent") == HOSTILE
     browser.run("(() => { const s = document.querySelector('#pick select'); s.value = 1;"
                 "s.dispatchEvent(new Event('change')); })()")  # fmt: skip
@@ -329,6 +364,16 @@ def test_the_trace_viewer(browser, tmp_path):
     assert [cell["text"] for cell in cells(browser, "#replay ")] == ["<b>a</b>"]
     assert browser.run("window.pwned") is None
     assert browser.problems() == []
+
+
+def test_the_list_of_commits_starts_with_content(browser, tmp_path):
+    tokens = [*[1] * 30, 5, 6]
+    step = TraceStep(1, 0, 0, 32, True, list(range(32)), [0] * 32, tokens, [0.9] * 32, 32, 1, 32)
+    meta = {"eos_ids": [1], "pieces": {"5": "a", "6": "b"}}
+    browser.open(write_viewer([Trace([8], [0] * 32, 0, [step], meta)], tmp_path / "trace.html"))
+    said = browser.run("document.querySelector('.now').textContent")
+    assert said.endswith("confidence): 30 a 90.0 %,  31 b 90.0 %, and 30 end tokens (∎).")
+    assert browser.run("document.querySelectorAll('.canvas .cell.end').length") == 30
 
 
 def test_a_long_trace_stays_quick(browser, tmp_path):

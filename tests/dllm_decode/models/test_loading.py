@@ -140,12 +140,22 @@ def as_int8(folder: Path) -> None:
     save_file({name: tensor.to(torch.int8) for name, tensor in state.items()}, folder / "model.safetensors")
 
 
+def foreign_length(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((loading.BUNDLED / "tiny" / name).read_bytes())
+    change_json(folder / "tokenizer_config.json", model_max_length=[None])
+
+
 BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json; give the folder that holds it"),
     "bad json": (lambda f: (f / "config.json").write_text("{"), "cannot read .*config.json .*; fetch it again"),
     "json list": (lambda f: (f / "config.json").write_text("[]"), "config.json holds no JSON object"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors; fetch the safetensors"),
     "lost shard": (lose_shard, r"lacks model-00002-of-\d+.safetensors; fetch the safetensors weights completely"),
+    "index without metadata or map": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}'),
+        "index.json names no files in its weight_map; fetch it again",
+    ),
     "empty index": (
         lambda f: (f / "model.safetensors.index.json").write_text("{}"),
         "index.json has no weight_map; fetch it again",
@@ -195,6 +205,14 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "llada config has alibi=True, which is not supported",
     ),
     "quantised": (as_int8, "are stored as I8; supported are F32, BF16, F16, so convert them first"),
+    "ids of another kind": (
+        lambda f: change_json(f / "config.json", eos_token_id={"a": 1}),
+        "the checkpoint names {'a': 1} as the id of a special token; give whole numbers from 0",
+    ),
+    "length of another kind": (
+        foreign_length,
+        "cannot read the tokenizer in .*; fetch its files",
+    ),
     "bad tokenizer": (
         lambda f: (f / "tokenizer.json").write_text("{}"),
         "cannot read the tokenizer in .*; fetch its files",
