@@ -131,6 +131,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.", r
 Device = Annotated[
     str | None, typer.Option("--device", help="Such as cpu or cuda:1; default the GPU, if there is one.")
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option("--quantize", help="int8, fp8 or int4 (on a GPU) matrices by torchao; head and embedding stay."),
+]
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; default as stored, float32 on a CPU.")
 ]
@@ -189,7 +193,9 @@ def check_cache(name: str) -> None:
         raise DllmError(f"unknown cache {name!r}{suggest(name, CACHES)}; use one of {', '.join(CACHES)}.")
 
 
-def load(name: str, device: str | None = None, dtype: str | None = None) -> DenoisingModel:
+def load(
+    name: str, device: str | None = None, dtype: str | None = None, quantize: str | None = None
+) -> DenoisingModel:
     """Load a model, saying so on an interactive stderr."""
     if not name.strip():
         raise DllmError("the model's name is empty; give a checkpoint folder, a hub id, or 'tiny'.")
@@ -198,7 +204,7 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> Deno
     with busy:
         from dllm_decode import models
 
-        return models.load_model(name, dtype=dtype, device=device)
+        return models.load_model(name, dtype=dtype, device=device, quantize=quantize)
 
 
 class OutputFile:

@@ -17,6 +17,7 @@ from dllm_decode.cli.common import (
     Dtype,
     ModelName,
     PolicyText,
+    Quantize,
     Seed,
     Split,
     Temperature,
@@ -49,6 +50,7 @@ def evaluate(
     template: Annotated[int | None, typer.Option(help="Wording of all prompts (0, 1 or 2). [default: mixed]")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy and cost of a policy on the bundled tasks, each on the canvas its task suggests."""
@@ -69,7 +71,7 @@ def evaluate(
             cache=cache,
             batch_size=batch_size,
             template=template,
-            load=lambda name: load(name, device, dtype),
+            load=lambda name: load(name, device, dtype, quantize),
             ledger=ledger,
             **settings_of(policy, "max_new_tokens", "infill", block_length=block_length, temperature=temperature),
         )

@@ -21,6 +21,7 @@ from dllm_decode.cli.common import (
     ModelName,
     OutputFile,
     PolicyText,
+    Quantize,
     Seed,
     SuppressTokens,
     Temperature,
@@ -103,6 +104,7 @@ def generate(
     ] = 1,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     chat: Annotated[
         bool | None,
         typer.Option(
@@ -207,7 +209,7 @@ def generate(
     from dllm_decode.engine.randomness import places_of
     from dllm_decode.engine.sampler import DiffusionSampler
 
-    sampler = DiffusionSampler(load(model, device, dtype), policy, cache, config)
+    sampler = DiffusionSampler(load(model, device, dtype, quantize), policy, cache, config)
     chat = False if infill and chat is None else chat
     sampler.check(prompts, chat=chat)
 

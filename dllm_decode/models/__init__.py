@@ -1,5 +1,6 @@
 """Native masked-diffusion models; importing this package makes transformers' Auto classes know them."""
 
+import dllm_decode.models.remarks  # noqa: F401, I001 (before transformers, which imports torchao)
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.text import TextCodec

@@ -72,9 +72,9 @@ class BidirectionalLM(PreTrainedModel):
         """The block of one layer."""
         return Block(config, cls.names, qkv_bias=cls.qkv_bias, inner=config.intermediate_size)
 
-    def ready(self) -> None:
+    def ready(self, joined: bool = True) -> None:
         """Lay the weights out for inference, once they are in place: joint products, packed where a CPU gains."""
-        for block in self._parts(self)[1]:
+        for block in self._parts(self)[1] if joined else ():
             block.join()
         pack_linears(self)
 

@@ -14,6 +14,7 @@ from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.families import FAMILIES, family_of
 from dllm_decode.models.native import NativeModel
+from dllm_decode.models.quantize import KINDS, check_quantize, quantize_linears
 from dllm_decode.models.room import fitting_dtype, free_memory
 from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.models.weights import check_weights, first_line, read_json, read_weights
@@ -33,6 +34,8 @@ def load_model(
     device: str | torch.device | None = None,
     attention: str = "auto",
     attention_block: int | None = None,
+    quantize: str | None = None,
+    quantize_head: bool = False,
 ) -> NativeModel:
     """Load a checkpoint of a native family (:data:`~dllm_decode.models.families.LISTED` names them).
 
@@ -45,6 +48,9 @@ def load_model(
         device: such as "cpu" or "cuda:1"; None = "cuda" when there is one, else "cpu".
         attention: backend name, or "auto" for the fastest that serves each forward.
         attention_block: cells of an attention block, if another than the checkpoint names (block-causal models only).
+        quantize: "int8", "fp8" or "int4" (on a GPU only) matrices by torchao (the extra ``quantize``), layer by layer;
+            the rest stays in ``dtype``, which is then as stored by default, on a CPU too.
+        quantize_head: the output head too.
 
     Raises:
         LoadError: what was asked for is unknown, files are missing, unreadable, truncated or of the wrong shape, there
@@ -52,6 +58,8 @@ def load_model(
         ConfigError: the config asks for something that is not computed here.
     """
     want_dtype, want_device = _dtype(dtype), _device(device)
+    if quantize is not None:
+        check_quantize(quantize, want_device)
     if attention != "auto" and attention not in BACKENDS:
         raise LoadError(f"unknown attention backend {attention!r}; use auto, {', '.join(BACKENDS)}.")
     folder = find_folder(name_or_path)
@@ -62,8 +70,15 @@ def load_model(
     mask_id = _mask_id(folder, config, generation, tokenizer)
     stored, numbers = check_weights(folder, family, config)
     free = free_memory(want_device)
+    if quantize is not None:
+        want_dtype = stored if want_dtype is None else want_dtype
+        in_bytes = KINDS[quantize][0] / 8
+        ends = 2 * config.embedding_rows * config.hidden_size
+        numbers = round(ends + (numbers - ends) * in_bytes / want_dtype.itemsize)
     want_dtype = fitting_dtype(str(name_or_path), numbers, want_dtype, stored, want_device, free)
     module = read_weights(folder, family, config, want_dtype)
+    if quantize is not None:
+        quantize_linears(module, quantize, quantize_head)
     try:
         module.to(device=want_device)  # type: ignore[call-arg]
     except RuntimeError as error:
@@ -72,7 +87,7 @@ def load_model(
             f"cannot put the {size:.1f} GiB of weights of {name_or_path} on {want_device} "
             f"({first_line(error)}); free memory there, or choose another device or dtype."
         ) from error
-    module.ready()
+    module.ready(joined=quantize is None)
     return NativeModel(
         module,
         mask_id=mask_id,

@@ -67,6 +67,8 @@ class PackedRows(nn.Module):
 
 def can_pack(weight: Tensor) -> bool:
     """Whether a packed product of this weight exists here and pays."""
+    if type(weight) not in (Tensor, nn.Parameter):  # quantised
+        return False
     if weight.device.type != "cpu" or weight.numel() < LEAST_ELEMENTS or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):

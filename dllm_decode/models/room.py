@@ -69,6 +69,8 @@ def fitting_dtype(
         return stored
     smaller = f"--dtype bfloat16 ({numbers * 2 / GIB:.1f} GiB), " if dtype.itemsize > 2 else ""
     fits = smaller if numbers * 2 <= free else ""
+    if not fits and numbers <= free:
+        fits = f"--quantize int8 (about {numbers / GIB:.1f} GiB), "
     elsewhere = "a GPU that holds them" if device.type == "cpu" else "another GPU, --device cpu"
     raise LoadError(
         f"the weights of {name} take {numbers * dtype.itemsize / GIB:.1f} GiB in {_word(dtype)}, but {free / GIB:.1f} "

@@ -40,7 +40,7 @@ def table(monkeypatch):
 
     def use(answers, **options):
         model = answering(answers, **options)
-        monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, dtype=None, device=None: model)
+        monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, **_: model)
         return model
 
     use(SORT)

@@ -188,7 +188,7 @@ def test_failures_are_one_line_with_exit_code_1(capsys, monkeypatch):
         raise RuntimeError("CUDA out of\nmemory")
 
     model = answering({}, before_call=explode)
-    monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, dtype=None, device=None: model)
+    monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, **_: model)
     assert main(["generate", "a"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("dllm-decode: failed with RuntimeError: CUDA out of memory ") and error.count("\n") == 1

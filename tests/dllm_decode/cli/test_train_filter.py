@@ -20,7 +20,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sets = asks_of_tasks("sort", 8)
     answers = {ask.prompt: ask.sample.answer for part in (sets.train, sets.valid, sets.test) for ask in part}  # type: ignore[union-attr]
     model = answering(answers)
-    monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, dtype=None, device=None: model)
+    monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, **_: model)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     return lambda *args: main(["train-filter", *args])

@@ -92,7 +92,7 @@ def test_listeners_see_what_the_policy_decides_on(family: str, policy: str, cach
 @pytest.fixture
 def undecided(monkeypatch: pytest.MonkeyPatch, random_model: Any) -> None:
     """The commands use a model that is sure of nothing."""
-    monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, dtype=None, device=None: random_model)
+    monkeypatch.setattr(dllm_decode.models, "load_model", lambda name, **_: random_model)
 
 
 def test_the_option_marks_cells_and_changes_nothing_else(undecided: None, capsys: pytest.CaptureFixture[str]) -> None:
