@@ -15,6 +15,27 @@ from samplers.contract.setting import PolicyError
 WHOLE, REAL = 2**31, 3.4e38
 
 
+class Checked:
+    """Base of dataclasses whose fields are checked when one is made."""
+
+    def __init_subclass__(cls) -> None:
+        """Fields are checked before the part's own ``__post_init__`` looks at them."""
+        super().__init_subclass__()
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+
+            def checked(self: Checked) -> None:
+                check_fields(self)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Refuse values that the fields' annotations do not allow."""
+        if dataclasses.is_dataclass(self):
+            check_fields(self)
+
+
 def bounded(
     default: Any,
     least: float | None = None,

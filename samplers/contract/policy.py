@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samplers.contract.data import Decision, PolicyError, Prediction, Query, Setting, View
-from samplers.contract.fields import check_fields
+from samplers.contract.fields import Checked
 from samplers.contract.memory import Memory, move_cells
 from samplers.contract.setting import Scope as Scope
 from samplers.contract.turns import fill_last, turn_by_turn
@@ -22,30 +22,13 @@ Forecast = tuple[Literal["threshold", "top"], float]
 ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
 
 
-class Policy:
+class Policy(Checked):
     """Base of all policy parts: a frozen dataclass whose fields are the paper's hyper-parameters.
 
     A part overrides the roles it plays and no other.  Parts compose with ``|``.
 
     Beside the roles a part may override these declarations, as class attributes or properties.
     """
-
-    def __init_subclass__(cls) -> None:
-        """Fields are checked before the part's own ``__post_init__`` looks at them."""
-        super().__init_subclass__()
-        own = cls.__dict__.get("__post_init__")
-        if own is not None:
-
-            def checked(self: Policy) -> None:
-                check_fields(self)
-                own(self)
-
-            cls.__post_init__ = checked  # type: ignore[method-assign]
-
-    def __post_init__(self) -> None:
-        """Refuse values that the fields' annotations do not allow."""
-        if is_dataclass(self):
-            check_fields(self)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -181,7 +164,11 @@ class Composition(Policy):
     def check(self) -> Composition:
         """Refuse a composition that cannot decode: not exactly one decider, or clashing parts."""
         names = [type(p).__name__ for p in self.parts]
-        for role, what in (("decide", "decide what to commit"), ("block_length", "set the block length")):
+        for role, what in (
+            ("decide", "decide what to commit"),
+            ("block_length", "set the block length"),
+            ("query", "send queries"),
+        ):
             players = [names[i] for i in self.playing(role)]
             if len(players) > 1:
                 raise PolicyError(f"{' and '.join(players)} both {what}; keep one of them.")
@@ -190,16 +177,13 @@ class Composition(Policy):
                 f"no part of {'|'.join(names) or 'the empty policy'} decides what to commit; "
                 "add a decider such as Threshold() or TopK()."
             )
-        queries = [names[i] for i in self.playing("query")]
-        if len(queries) > 1:
-            raise PolicyError(f"{' and '.join(queries)} both send queries; keep one of them.")
-        for part, name in zip(self.parts, names, strict=True):
-            lasting = next((n for p, n in zip(self.parts, names, strict=True) if p.remembers is None), None)
-            if part.starts is not None and lasting is not None:
-                raise PolicyError(
-                    f"{name} puts cells into a row, which moves those that {lasting} remembers by their place; "
-                    "keep one of them."
-                )
+        adding = [type(part).__name__ for part in self.parts if part.starts is not None]
+        lasting = [type(part).__name__ for part in self.parts if part.remembers is None]
+        if adding and lasting:
+            raise PolicyError(
+                f"{adding[0]} puts cells into a row, which moves those that {lasting[0]} remembers by their place; "
+                "keep one of them."
+            )
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
             raise PolicyError(f"{twice} appears twice in {'|'.join(names)}; keep one of them.")
