@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,26 +22,28 @@ def deltas_of(
     view: View,
     prediction: Prediction,
     decision: Decision,
-    undecided: Tensor,
     opening: Tensor,
     spent: tuple[Tensor, Tensor],
 ) -> list[TraceStep]:
-    """What the step changed, per row; ``where``: start, end and index of its block, long ``[R]`` each."""
+    """What the step changed, per row; ``where``: start, end and index of its block, long ``[R]`` each.
+
+    Cells whose order is infinite were filled by a part that ended the row, in the turn that was its last.
+    """
     at = row, cell = decision.write.nonzero(as_tuple=True)
     confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
-    columns = [x[at].tolist() for x in (view.tokens, decision.values, confidence, undecided)]
+    columns = [x[at].tolist() for x in (view.tokens, decision.values, confidence)]
     order = [-p for p in columns[2]] if decision.order is None else decision.order[at].tolist()
     # In the order in which they were decided; what was filled comes last.
     found = [
-        (r, fill, 0.0 if fill else rank, c, old, new, p)
-        for r, c, old, new, p, fill, rank in zip(row.tolist(), cell.tolist(), *columns, order, strict=True)
+        (r, rank, c, old, new, p)
+        for r, c, old, new, p, rank in zip(row.tolist(), cell.tolist(), *columns, order, strict=True)
     ]
     written: list[list[tuple[int, int, int, float]]] = [[] for _ in range(len(group.step))]
     filled: list[list[int]] = [[] for _ in range(len(group.step))]
-    for r, fill, _, c, old, new, p in sorted(found):
+    for r, rank, c, old, new, p in sorted(found):
         if old != new:
             written[r].append((c, old, new, round(p, 6)))
-            if fill:
+            if rank == math.inf:
                 filled[r].append(c)
     numbers = (group.step, where[2], where[0], where[1], opening, group.length)
     facts = zip(

@@ -173,8 +173,8 @@ class Batch:
         prediction, memory = policy.rescore(seen, prediction, memory)
         if self.on_prediction is not None:
             self.on_prediction(group.name.tolist(), view, prediction)
-        decided, memory = policy.decide(view, prediction, memory)
-        decision, memory = policy.finish(view, prediction, decided, memory)
+        decision, memory = policy.decide(view, prediction, memory)
+        decision, memory = policy.finish(view, prediction, decision, memory)
         check_rows(memory, len(places), self.title)
         decision = settle(view, decision)
         validate(policy, view, decision)
@@ -191,7 +191,7 @@ class Batch:
         heard = [request is not None and (request.trace or request.on_step is not None) for request in requests]
         deltas: list[TraceStep] = []
         if any(heard):
-            deltas = deltas_of(group, where, view, prediction, decision, ~decided.write, early, spent)
+            deltas = deltas_of(group, where, view, prediction, decision, early, spent)
         group.block_step = group.block_step + 1
         if decision.reopen is not None:
             group.block_step = group.block_step.masked_fill(decision.reopen, 0)

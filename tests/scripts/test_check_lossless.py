@@ -30,6 +30,17 @@ def test_lossless(chunk: int) -> None:
     assert fast < plain
 
 
+def test_what_a_dropped_turn_wrote_is_filled() -> None:
+    """A row ends within a chain: a cell that a later turn would have written is filled like the others."""
+    prompt = (30, 23, 24, 14, 21, 2, 22)
+    drafts = "auto,row_cost=0.3,drafts_at_most=3"
+    settings = {"max_new_tokens": 17, "block_length": 16, "early_stop": True}
+    step = "ccdds:history=2,candidates=3"
+    case = Case("dream", 1, 209, step, "", drafts, "confidence", False, "dual", (prompt,), settings)
+    _, fast = case.run()
+    assert fast.trace[0].steps[-1].filled and judge(case)[0] == "same"
+
+
 def believe(canvases: Tensor, reached: Tensor, first: int = 0, part: Tensor | None = None) -> Tensor:
     """A wrong rule: every draft holds (-1 stands where there is none)."""
     more = ((canvases[:, 1:] != canvases[:, :-1]).any(-1) & (canvases[:, 1:] >= 0).all(-1)).long()
