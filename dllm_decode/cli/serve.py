@@ -11,7 +11,6 @@ import typer
 
 from dllm_decode.cli.common import (
     DECODING,
-    CacheName,
     Device,
     Dtype,
     ModelName,
@@ -70,7 +69,14 @@ def serve(
         ),
     ] = None,
     policy: PolicyText = "threshold",
-    cache: CacheName = "dual",
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="KV cache; default block for block-causal models, else dual.",
+            metavar="KIND",
+            rich_help_panel=DECODING,
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Canvas of a request that does not say.", min=1, rich_help_panel=DECODING)
     ] = 128,
@@ -82,7 +88,8 @@ def serve(
     """Serve a model: OpenAI's API, a playground at /. Requests join and leave the running batch."""
     if any(find_spec(module) is None for module in ("starlette", "uvicorn", "prometheus_client")):
         raise DllmError("the server needs the extra 'serve'; install it with: pip install 'dllm-decode[serve]'.")
-    check_cache(cache)
+    if cache is not None:
+        check_cache(cache)
     check_policy(policy)
     keys = _keys(api_key_file)
 

@@ -106,4 +106,6 @@ def _leave(folder: Path, rank: int, size: int) -> None:
     with suppress(OSError):
         (folder / f"{rank}.left").touch()
         if len(list(folder.glob("*.left"))) == size:
-            shutil.rmtree(folder, ignore_errors=True)
+            aside = folder.with_name(f"{folder.name}.{rank}")
+            folder.rename(aside)  # of two that leave at once, one succeeds
+            shutil.rmtree(aside, ignore_errors=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.policy_file import resolve_policy
 from dllm_decode.engine.pool import Feed, kinds
 from dllm_decode.engine.prompts import lay_out
 from dllm_decode.engine.request import Outcome, Request
@@ -40,6 +41,8 @@ class Decoder:
         """The sampler of a line's policy and cache."""
         asked = line.settings.get("policy", self.settings.policy), line.settings.get("cache", self.settings.cache)
         if asked not in self._samplers:
+            if "policy" in line.settings:
+                resolve_policy(asked[0], trusted=False)  # whoever wrote a line may name no file and no class
             if len(self._samplers) >= 64:
                 self._samplers.clear()
             config = GenerationConfig.from_dict(self.settings.config)

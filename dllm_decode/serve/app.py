@@ -183,7 +183,7 @@ def build_app(service: Service) -> Guard:
             "max_model_len": None if engine.model is None else engine.model.max_length,
             "dllm": {
                 "policy": serving.policy,
-                "cache": serving.cache,
+                "cache": serving.cache_of(engine.model),
                 "block_length": config.block_length,
                 "max_tokens": config.max_new_tokens,
                 "most_tokens": serving.most_tokens,

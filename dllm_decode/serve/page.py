@@ -23,7 +23,7 @@ def build_playground(serving: Serving, model: DenoisingModel | None) -> str:
         "policy": serving.policy,
         "policies": [serving.policy, "topk:k=1"],
         "known": list(REGISTRY),
-        "cache": serving.cache,
+        "cache": serving.cache_of(model),
         "max_tokens": serving.config.max_new_tokens,
         "most_tokens": serving.most_tokens,
         "block_length": serving.config.block_length,

@@ -47,7 +47,7 @@ def fitting(model: DenoisingModel, serving: Serving, limits: Limits) -> Limits:
     """
     if model.tokenizer is None:
         raise DllmError(f"model {model.name!r} has no tokenizer, so texts cannot be served; give one that has.")
-    sampler = DiffusionSampler(model, serving.policy, serving.cache, serving.config)
+    sampler = DiffusionSampler(model, serving.policy, serving.cache_of(model), serving.config)
     (request,) = sampler.requests([[min(1, model.vocab_size - 1 - model.mask_id) or 1]], max_new_tokens=1)
     free = limits.bytes
     if free is None:

@@ -146,7 +146,7 @@ class Service:
             if ask.stop:
                 settings["stop"] = ask.stop
         try:
-            sampler = self._sampler(ask.policy or self.serving.policy, ask.cache or self.serving.cache)
+            sampler = self._sampler(ask.policy or self.serving.policy, ask.cache or self.serving.cache_of(self.model))
             trace = ask.trace or ask.logprobs
             return sampler.requests(ids, num_samples=ask.n, trace=trace, **settings)
         except PolicyError as error:
@@ -227,5 +227,5 @@ class Service:
             "seed": job.seed,
             "queue_ms": round(1000 * max(waits, default=0.0), 3),
             "policy": job.ask.policy or self.serving.policy,
-            "cache": job.ask.cache or self.serving.cache,
+            "cache": job.ask.cache or self.serving.cache_of(self.model),
         }

@@ -11,7 +11,7 @@ from dllm_decode import DllmError, GenerationConfig
 from dllm_decode.engine.policy_file import PolicyFile, write_policy_file
 from dllm_decode.harness.arguments import ELSEWHERE, NAMES, read_model_args
 from dllm_decode.harness.launch import complete
-from dllm_decode.harness.ranks import Ranks
+from dllm_decode.harness.ranks import Ranks, _leave
 from dllm_decode.harness.requests import Tally, Wish
 from samplers import PolicyError
 from samplers.registry import REGISTRY, lookup
@@ -160,6 +160,16 @@ def test_a_broken_environment_is_named(monkeypatch, environment, what):
         monkeypatch.setenv(name, value)
     with pytest.raises(DllmError, match=what):
         Ranks.read()
+
+
+def test_the_last_rank_to_leave_removes_the_folder(tmp_path):
+    folder = tmp_path / "ranks"
+    for rank in range(2):
+        assert list(Ranks(rank, 2, rank, folder).share("asked", 1, str)) == ["0"]
+    _leave(folder, 1, 2)
+    assert folder.exists()
+    _leave(folder, 0, 2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_rank_that_has_died_is_done_without(tmp_path):

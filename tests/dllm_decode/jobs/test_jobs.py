@@ -16,6 +16,7 @@ from dllm_decode.errors import DllmError
 from dllm_decode.jobs import Decoder, JobFolder, JobSettings, Manifest, Worker, create_or_resume, merge
 from dllm_decode.jobs.files import written_whole
 from dllm_decode.jobs.lines import Line
+from samplers import PolicyError
 from tests.dllm_decode.tiny import tiny
 
 CONFIG = {"max_new_tokens": 6, "block_length": 3, "temperature": 0.7}
@@ -176,6 +177,12 @@ def test_an_input_that_changes_under_way_is_noticed(tmp_path: Path) -> None:
     source.write_bytes(before)
     Worker(job, decoder()).run()
     assert job.progress().complete
+
+
+def test_a_line_names_no_class_and_no_file(tmp_path: Path) -> None:
+    for policy in ("os:system", "learn2pd:filter=/etc/passwd"):
+        with pytest.raises(PolicyError):
+            decoder().check(Line("a", [1, 2], {"policy": policy}))
 
 
 def test_claims(tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_keys(model: Any) -> None:
             running.client().models.list()
 
 
+def test_the_default_cache_is_exact_where_there_is_one(model: Any) -> None:
+    from dllm_decode.models import load_model
+    from dllm_decode.serve.settings import Serving
+
+    block = load_model("tiny-block", device="cpu")
+    assert [Serving("x", cache=c).cache_of(m) for m in (model, block) for c in (None, "auto", "prefix")] == [
+        "dual", "none", "prefix", "block", "block", "prefix",
+    ]  # fmt: skip
+    with Running(block) as running:
+        found = json.loads(send(running.url + "/v1/completions", {"prompt": "copy: a b"})[2])
+        assert found["dllm"]["cache"] == "block"
+    assert Running(model).service.serving.cache_of(model) == "dual"
+
+
 def test_strict_refuses_what_it_does_not_know(model: Any) -> None:
     with Running(model, strict=True, page=False) as running:
         status, _, text = send(running.url + "/v1/completions", {"prompt": "a", "foo": 1})
