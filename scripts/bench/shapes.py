@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,28 +9,14 @@ import torch
 from dllm_decode.models import NativeModel
 from dllm_decode.models.config import DecoderConfig
 from dllm_decode.models.decoder import BidirectionalLM
-from dllm_decode.models.dream import DreamConfig
 from dllm_decode.models.families import FAMILIES
-from dllm_decode.models.llada import LLaDAConfig
-from dllm_decode.models.llada2 import LLaDA2Config
-from dllm_decode.models.sdar import SDARConfig
+from scripts import make_checkpoint
 
-SHAPES: dict[str, DecoderConfig] = {
-    "llada": LLaDAConfig(mask_token_id=126336),
-    "dream": DreamConfig(
-        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-        num_key_value_heads=4, max_position_embeddings=131072, rope_theta=1e6, mask_token_id=151666,
-    ),
-    "sdar-1.7b": SDARConfig(
-        hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16, mask_token_id=151669
-    ),
-    "sdar-8b": SDARConfig(mask_token_id=151669),
-    "llada2-mini": LLaDA2Config(
-        vocab_size=157184, hidden_size=2048, intermediate_size=5120, num_hidden_layers=20, num_attention_heads=16,
-        num_key_value_heads=4, head_dim=128, num_experts=256, num_experts_per_tok=8, moe_intermediate_size=512,
-        n_group=8, topk_group=4, mask_token_id=156895,
-    ),
-}  # fmt: skip
+#: What `make_checkpoint` calls it.
+SHAPES = {
+    **{"llada": "llada-8b", "dream": "dream-7b", "sdar-1.7b": "sdar-1.7b", "sdar-8b": "sdar-8b"},
+    "llada2-mini": "llada2-mini",
+}
 #: Of dry runs; llada and dream keep their own ratio of heads.
 SMALL: dict[str, dict[str, Any]] = {
     "llada": {
@@ -49,9 +34,11 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def config_of(shape: str, small: bool = False) -> DecoderConfig:
     """A published shape's config, or one with the same parts in small: two layers, 640 tokens."""
-    config = SHAPES[shape]
+    config = make_checkpoint.config_of(SHAPES[shape])
+    if config.mask_token_id is None:  # named by the family, not by its files
+        config.mask_token_id = config.vocab_size - 1
     if not small:
-        return copy.deepcopy(config)
+        return config
     fields = {"vocab_size": 640, "mask_token_id": 639, **SMALL[shape.partition("-")[0]]}
     if shape != "llada":
         fields |= {"num_hidden_layers": 2, "intermediate_size": 96}

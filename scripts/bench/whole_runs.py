@@ -126,6 +126,7 @@ def lines(runs: Sequence[WholeRun]) -> list[str]:
 def main(
     shape: Annotated[str, typer.Option(help=f"Random weights of this shape: {', '.join(SHAPES)}.")] = "llada",
     model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder instead.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8, fp8 or int4: the matrices of --model.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Rows together; may be given several times.")] = None,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens before the cells.")] = 1000,
@@ -143,7 +144,10 @@ def main(
         plan = replace(plan, prompt=prompt, suffix=cells)
     plan = replace(plan, batches=tuple(batch or (1,)))
     where = str(plan.device)
-    loaded = random_model(shape, plan) if model is None else load_model(model, device=where, dtype=plan.dtype)
+    if model is None:
+        loaded = random_model(shape, plan)
+    else:
+        loaded = load_model(model, device=where, dtype=plan.dtype, quantize=quantize)
     if cpu and model is None:
         pack_linears(loaded.module)  # as on load
     runs = list(whole_runs(loaded, plan, rates(plan), policy or POLICIES, pairs))
