@@ -37,7 +37,7 @@ from dllm_decode.cli.common import (
 )
 from dllm_decode.cli.estimate import print_estimate
 from dllm_decode.cli.prompts import Prompt, read_prompts, shown
-from dllm_decode.config import BLOCK_LENGTH
+from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
 from dllm_decode.errors import DllmError
 from dllm_decode.viewing.glyphs import Glyphs, annotate
 from dllm_decode.viewing.live import LiveView
@@ -168,8 +168,7 @@ def generate(
         raise DllmError("--band marks cells of the live view, which is off; add --live.")
     if samples < 1:
         raise DllmError(f"--samples is {samples}; give a whole number from 1 up.")
-    from dllm_decode.config import GenerationConfig
-
+    chat = False if infill and chat is None else chat
     config = GenerationConfig.from_dict(
         settings_of(
             policy,
@@ -198,7 +197,7 @@ def generate(
             cache=cache,
             config=config,
             batch_size=batch_size,
-            chat=False if infill and chat is None else chat,
+            chat=chat,
             device=device,
             dtype=dtype,
         )
@@ -210,14 +209,13 @@ def generate(
     from dllm_decode.engine.sampler import DiffusionSampler
 
     sampler = DiffusionSampler(load(model, device, dtype, quantize), policy, cache, config)
-    chat = False if infill and chat is None else chat
     sampler.check(prompts, chat=chat)
 
     places = places_of(len(prompts), samples, None)
     batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
     note = stderr()
-    busy = note.is_terminal and not watch and len(batches) > 1
-    for batch in track(batches, "decoding", console=note, disable=not busy):
+    quiet = watch or not note.is_terminal or len(batches) < 2
+    for batch in track(batches, "decoding", console=note, disable=quiet):
         result = _decode(sampler, [prompts[i] for i, _ in batch], batch, chat, watch, out, delay, band)
         for row, (index, sample) in enumerate(batch):
             if as_json:
