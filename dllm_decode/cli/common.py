@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -162,6 +163,16 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console of progress and notes."""
     return Console(stderr=True)
+
+
+def label_text(label: str, width: int) -> str:
+    """A policy's name in lines of at most ``width`` columns that end after punctuation, never inside a word."""
+    lines = [""]
+    for piece in re.findall(r"[^:,+=]*[:,+=]?", label):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def write_json(out: Console, value: Any, indent: int | None = None) -> None:

@@ -22,6 +22,7 @@ from dllm_decode.cli.common import (
     ModelName,
     Split,
     Temperature,
+    label_text,
     named_folder,
     stderr,
     stdout,
@@ -133,26 +134,32 @@ def compare(
         write_json(console, summary)
         return
     for kind in summary["setting"]["caches"]:
-        console.print(overview(summary, kind))
+        console.print(overview(summary, kind, console.width))
     for sentence in left_out(summary["setting"]):
         say(console, sentence)
     for name in ("summary.md", "summary.csv", "summary.json", "report.html"):
         say(console, str(out / name))
 
 
-def overview(summary: Mapping[str, Any], cache: str) -> Table:
-    """The figures over all tasks, for a terminal."""
+def overview(summary: Mapping[str, Any], cache: str, width: int = 80) -> Table:
+    """The figures over all of a run's tasks, for a terminal of so many columns."""
     from dllm_decode.lab.columns import number, percent, shown
+    from dllm_decode.tasks import TASKS
 
-    table = Table(title=f"all tasks, cache {cache}", title_justify="left")
-    table.add_column("policy", overflow="fold")
-    for head in ("accuracy %", "points to static", "content\nTPF", "NFE", "tokens/s"):
+    tasks = summary["setting"]["tasks"]
+    what = "all tasks" if set(tasks) >= set(TASKS) else ", ".join(tasks) if len(tasks) < 5 else f"{len(tasks)} tasks"
+    table = Table(title=f"{what}, cache {cache}, {summary['setting']['samples']} samples each", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for head in ("accuracy\n%", "points to\nstatic", "content\nTPF", "NFE", "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
     rows = [r for r in summary["rows"] if r["cache"] == cache and r["task"] == "all"]
     for row in sorted(rows, key=lambda r: r["tpf_content"] if r["tpf_content"] is not None else -math.inf):
         share, points = percent(row["accuracy"]), shown(row, "difference")
         rest = (number(row["tpf_content"]), number(row["nfe"], 1), number(row["tokens_per_s"], 0))
-        table.add_row(row["label"], share, points, *rest)
+        label, interval = (
+            (label_text(row["label"], 20), "\n[") if width < 110 else (label_text(row["label"], 48), " [")
+        )
+        table.add_row(label, share, points.replace(" [", interval), *rest)
     return table
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dllm_decode.cli.common import (
     DECODING,
@@ -21,6 +22,7 @@ from dllm_decode.cli.common import (
     Seed,
     Split,
     Temperature,
+    label_text,
     load,
     settings_of,
     stderr,
@@ -60,6 +62,7 @@ def evaluate(
     from dllm_decode.lab.records import Ledger
 
     ledger = Ledger()
+    how = f"model {model}, cache {cache}, temperature {temperature:g}, {split} split, seed {seed}"
     try:
         report = run(
             model,
@@ -81,21 +84,24 @@ def evaluate(
         found = f"interrupted: {len(whole)} of {len(task_names(tasks))} tasks are complete"
         stderr().print(found, highlight=False)
         if whole:
-            _show(EvaluationReport.of(policy, (r for r in ledger.records.values() if r["task"] in whole)), as_json)
+            _show(
+                EvaluationReport.of(policy, (r for r in ledger.records.values() if r["task"] in whole)), as_json, how
+            )
         raise
-    _show(report, as_json)
+    _show(report, as_json, how)
 
 
-def _show(report: EvaluationReport, as_json: bool) -> None:
+def _show(report: EvaluationReport, as_json: bool, how: str) -> None:
     if as_json:
         write_json(stdout(), report.to_dict())
     else:
-        print_report(report, stdout())
+        print_report(report, stdout(), how)
 
 
-def print_report(report: EvaluationReport, out: Console) -> None:
-    """The report as a table."""
-    table = Table(title=f"policy {report.policy}", title_justify="left")
+def print_report(report: EvaluationReport, out: Console, how: str) -> None:
+    """The report as a table; ``how``: what was chosen, for its heading."""
+    title = f"{label_text(f'policy {report.policy}', out.width)}\n{how}"
+    table = Table(title=Text(title), title_justify="left", min_width=min(out.width, len(how)))
     table.add_column("task")
     for head in ("samples", "accuracy", "95 % interval", "NFE", "content tokens\nper forward"):
         table.add_column(head, justify="right")

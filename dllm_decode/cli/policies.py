@@ -91,7 +91,8 @@ def _parameters(row: dict[str, Any]) -> str:
 def _spell(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = "/".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text or "(empty)"
 
 
 def _print_table(rows: list[dict[str, Any]], out: Console) -> None:

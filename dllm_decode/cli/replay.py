@@ -10,7 +10,7 @@ import typer
 from dllm_decode.cli.common import load, seconds, stdout
 from dllm_decode.errors import DllmError
 from dllm_decode.viewing.glyphs import Glyphs
-from dllm_decode.viewing.live import LiveView, scale_of
+from dllm_decode.viewing.live import LiveView
 from dllm_decode.viewing.playback import events_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def replay(
             title=_title(trace, i),
             prompt=str(trace.meta.get("prompt_text", "")),
             delay=delay if out.is_terminal else 0.0,
-            scale=max(2, len(trace.steps)) if trace.steps else scale_of(0),
+            scale=max(1, len(trace.steps)),
         )
         with view:
             for event in played[i]:

@@ -6,6 +6,7 @@ imports torch: a trace replays at once.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from types import TracebackType
@@ -28,25 +29,25 @@ _VIRIDIS = (
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140),
     (40, 174, 128), (94, 201, 98), (173, 220, 48), (253, 231, 37),
 )  # fmt: skip
+_CELL = 6  # columns that a line keeps for each of its cells while it is decoded
 _CHROME = 11  # lines of a view that are not canvas, on a narrow terminal
 
 
 def colour(step: int, scale: int) -> tuple[int, int, int]:
-    """RGB of a cell committed at forward ``step`` when the colours run from 1 to ``scale``."""
-    place = min(max((step - 1) / max(1, scale - 1), 0.0), 1.0) * (len(_VIRIDIS) - 1)
+    """RGB of a cell committed at forward ``step`` when the colours run from 1 to ``scale``, by the logarithm.
+
+    So few forwards are told apart although the scale reaches to as many as there are cells.
+    """
+    return _shade(math.log(max(step, 1)) / math.log(scale) if scale > 1 else 0.0)
+
+
+def _shade(share: float) -> tuple[int, int, int]:
+    place = min(share, 1.0) * (len(_VIRIDIS) - 1)
     low = min(int(place), len(_VIRIDIS) - 2)
     red, green, blue = (
         round(a + (b - a) * (place - low)) for a, b in zip(_VIRIDIS[low], _VIRIDIS[low + 1], strict=True)
     )
     return red, green, blue
-
-
-def scale_of(step: int) -> int:
-    """End of the colour scale when the last forward is not known yet: doubles, so that colours seldom change."""
-    scale = 8
-    while scale < step:
-        scale *= 2
-    return scale
 
 
 def _style(state: CanvasState, cell: int, scale: int) -> Style:
@@ -77,13 +78,15 @@ def render_canvas(
     Args:
         state: the canvas.
         glyphs: how its tokens look.
-        width: columns to wrap at; a line also ends after a newline token.
-        scale: forward at the bright end of the colours; default grows with the steps.
+        width: columns to wrap at; a finished row's lines also end after newline tokens.
+        scale: forward at the bright end of the colours; default the number of cells.
 
     Returns:
-        One text per line.
+        One text per line. Until the row is done a line holds the same cells whatever they read, unless they are too
+        wide for it: masks that become tokens do not move the lines below.
     """
-    scale = scale_of(state.step) if scale is None else scale
+    scale = len(state.tokens) if scale is None else scale
+    each = max(1, width // _CELL)
     lines, used = [Text(no_wrap=True)], 0
 
     def put(text: str, style: Style) -> None:
@@ -105,7 +108,8 @@ def render_canvas(
         put(text, _style(state, cell, scale))
         if cell == state.end - 1 and not state.finished:
             put(EDGE, edge)
-        if NEWLINE in text and cell + 1 < len(state.tokens):
+        ends = NEWLINE in text if state.finished else (cell + 1) % each == 0
+        if ends and cell + 1 < len(state.tokens):
             lines.append(Text(no_wrap=True))
             used = 0
     return lines
@@ -114,10 +118,10 @@ def render_canvas(
 def render_legend(scale: int, volatile: bool = False) -> Text:
     """The colours from the first forward to forward ``scale``; ``volatile``: and the mark of the volatility band."""
     text = Text("committed at forward 1 ")
-    for i in range(16):
-        red, green, blue = colour(1 + round(i * (scale - 1) / 15), scale)
+    for i in range(16 if scale > 1 else 1):
+        red, green, blue = _shade(i / 15)
         text.append("█", Style(color=f"rgb({red},{green},{blue})"))
-    text.append(f" {scale}")
+    text.append(f" {scale}" if scale > 1 else "")
     text.append(f"   {EDGE}", EDGE_STYLE)
     text.append(" block  ")
     text.append(OPEN_MASK.strip(), "bold #ffffff")
@@ -154,7 +158,7 @@ def render_view(
 
     ``volatile``: the legend explains the volatility band.
     """
-    scale = scale_of(state.step) if scale is None else scale
+    scale = len(state.tokens) if scale is None else scale
     inner = max(8, width - 4)
     lines = render_canvas(state, glyphs, inner, scale)
     if max_lines is not None and len(lines) > max_lines:
@@ -247,6 +251,7 @@ class LiveView:
             return
         if self.state is None:
             self.state = CanvasState.before(event, self.glyphs)
+            self.scale = self.scale or len(event.tokens)  # of the first canvas: it never jumps
             self._draw()
         self.state.apply(event)
         self.state.volatile = self.volatile or frozenset()
@@ -266,16 +271,13 @@ class LiveView:
     def render(self, width: int, max_lines: int | None = None) -> RenderableType:
         """The panel as it is now."""
         assert self.state is not None
-        scale = self.scale
-        if scale is None and self.state.finished:
-            scale = max(2, self.state.step)
         return render_view(
             self.state,
             self.glyphs,
             width=min(width, 100),
             title=self.title,
             prompt=self.prompt,
-            scale=scale,
+            scale=self.scale,
             max_lines=max_lines,
             volatile=self.volatile is not None,
         )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
 
 from dllm_decode import GenerationConfig
 from dllm_decode.cli import main
-from dllm_decode.cli.compare import compare
+from dllm_decode.cli.common import label_text
+from dllm_decode.cli.compare import compare, overview
 from dllm_decode.cli.demo import demo
 from dllm_decode.cli.evaluate import evaluate
 from dllm_decode.cli.generate import generate
@@ -17,6 +23,8 @@ from dllm_decode.cli.train_filter import train_filter
 from dllm_decode.cli.tune import tune
 from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.lab.setting import plan
+from dllm_decode.lab.summary import summarise_folder
+from tests.dllm_decode.lab.lab_records import write_run
 
 
 def generated(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, object]]:
@@ -62,3 +70,31 @@ def test_the_default_block_length_is_one() -> None:
     for command in (generate, evaluate, compare, tune, demo, train_filter, plan):
         assert inspect.signature(command).parameters["block_length"].default == BLOCK_LENGTH
     assert GenerationConfig().block_length == BLOCK_LENGTH
+
+
+PARTS = ("freedave:step=(threshold:threshold=0.97)", "adablock", "localleap:radius=3")
+
+
+@given(st.lists(st.sampled_from(PARTS)), st.integers(8, 60))
+def test_labels_break_after_punctuation_alone(parts, width):
+    label = "+".join(parts)
+    lines = label_text(label, width).split("\n")
+    assert "".join(lines) == label
+    assert all(line[-1] in ":,+=" for line in lines[:-1])
+    assert all(len(line) <= max(width, 20) for line in lines)
+
+
+def test_tables_say_what_was_chosen_and_fit_eighty_columns(tmp_path, capsys, monkeypatch):
+    label = "freedave:step=(localleap:relaxed_threshold=0.5,radius=3)"
+    write_run(tmp_path, (label, "factor"), "copy,sort", ("none",), samples=2)
+    out = Console(file=io.StringIO(), width=80)
+    out.print(overview(summarise_folder(tmp_path), "none", 80))
+    text = out.file.getvalue()
+    assert text.startswith("copy, sort, cache none, 2 samples each")
+    assert max(map(len, text.splitlines())) <= 80 and "relaxed_threshold=" in text and "…" not in text
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["policies"]) == 0
+    assert not [line for line in capsys.readouterr().out.splitlines() if re.search(r"=\s*│", line)]
+    assert main(["evaluate", "--tasks", "copy", "-n", "1", "--policy", label]) == 0
+    head = capsys.readouterr().out
+    assert "model tiny, cache none, temperature 0, test split, seed 0" in head and "radius=3" in head
