@@ -29,12 +29,13 @@ import torch
 import typer
 
 from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.rates import machine_rates
 from scripts.bench import bars, gpu_page, gpu_runs, gpu_smoke
 from scripts.bench import gpu as gpu_bench
 from scripts.bench.bundled import bundled_rows, refresh_note, refresh_rows, refresh_table
 from scripts.bench.grow import NAME as GROWTH_NAME
 from scripts.bench.grow import plot_growth
-from scripts.bench.measure import Row, machine_rates, middle, prompts_of, random_llada, time_ours, time_textbook
+from scripts.bench.measure import Row, middle, prompts_of, random_llada, time_ours, time_textbook
 from scripts.bench.page import about, bundled_section, step_section, write_sections
 
 LAYERS, WIDTH, VOCABULARY = 4, 512, 126_464

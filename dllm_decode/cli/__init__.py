@@ -21,6 +21,7 @@ from dllm_decode.cli.batch import app as batch
 from dllm_decode.cli.compare import compare
 from dllm_decode.cli.demo import demo
 from dllm_decode.cli.evaluate import evaluate
+from dllm_decode.cli.fit import fit
 from dllm_decode.cli.generate import generate
 from dllm_decode.cli.lm_eval import SETTINGS, lm_eval
 from dllm_decode.cli.models import models
@@ -82,7 +83,7 @@ def _options(
     pass
 
 
-for command in (generate, evaluate, compare, tune, train_filter, policies, models, replay, view, demo, serve):
+for command in (generate, evaluate, compare, tune, train_filter, policies, models, fit, replay, view, demo, serve):
     app.command()(command)
 app.add_typer(batch, name="batch")
 app.command("lm-eval", context_settings=SETTINGS)(lm_eval)

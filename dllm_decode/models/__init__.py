@@ -8,7 +8,7 @@ from dllm_decode.models.callable import CallableModel
 from dllm_decode.models.dream import Dream, DreamConfig
 from dllm_decode.models.families import FAMILIES
 from dllm_decode.models.llada import LLaDA, LLaDAConfig
-from dllm_decode.models.loading import inspect_model, load_model
+from dllm_decode.models.loading import inspect_config, inspect_model, load_model
 from dllm_decode.models.native import NativeModel
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LLaDAConfig",
     "NativeModel",
     "TextCodec",
+    "inspect_config",
     "inspect_model",
     "load_model",
 ]

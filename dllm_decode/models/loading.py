@@ -73,9 +73,11 @@ def load_model(
     if quantize is not None:
         want_dtype = stored if want_dtype is None else want_dtype
         in_bytes = KINDS[quantize][0] / 8
+        sparse, inner, _ = config.mixture_sizes  # experts, embedding and head stay as they are
         ends = 2 * config.embedding_rows * config.hidden_size
+        ends += 3 * sparse * config.num_experts * inner * config.hidden_size if sparse else 0
         numbers = round(ends + (numbers - ends) * in_bytes / want_dtype.itemsize)
-    want_dtype = fitting_dtype(str(name_or_path), numbers, want_dtype, stored, want_device, free)
+    want_dtype = fitting_dtype(str(name_or_path), numbers, want_dtype, stored, want_device, free, quantize is not None)
     module = read_weights(folder, family, config, want_dtype)
     if quantize is not None:
         quantize_linears(module, quantize, quantize_head)
@@ -115,6 +117,15 @@ def inspect_model(
     if want_dtype is None:
         want_dtype = torch.float32 if want_device.type == "cpu" else stored
     return config, want_dtype, load_tokenizer(folder, FAMILY_NAMES[family])
+
+
+def inspect_config(name_or_path: str | Path, device: str | torch.device | None = None) -> tuple[Any, torch.device]:
+    """The config of a checkpoint, of which no more than that file need be there, and the device that is meant.
+
+    Raises:
+        LoadError, ConfigError: as `load_model`.
+    """
+    return _config(find_folder(name_or_path))[1], _device(device)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -39,7 +39,13 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def fitting_dtype(
-    name: str, numbers: int, asked: torch.dtype | None, stored: torch.dtype, device: torch.device, free: int | None
+    name: str,
+    numbers: int,
+    asked: torch.dtype | None,
+    stored: torch.dtype,
+    device: torch.device,
+    free: int | None,
+    quantised: bool = False,
 ) -> torch.dtype:
     """The dtype to load weights in: the one asked for, or stored; on a CPU float32, if that fits.
 
@@ -50,6 +56,7 @@ def fitting_dtype(
         stored: what most weights of the checkpoint have.
         device: where they go.
         free: bytes there, or ``None`` if unknown.
+        quantised: ``numbers`` counts those in fewer bits as fewer.
 
     Raises:
         LoadError: they do not fit; says what would.
@@ -69,12 +76,13 @@ def fitting_dtype(
         return stored
     smaller = f"--dtype bfloat16 ({numbers * 2 / GIB:.1f} GiB), " if dtype.itemsize > 2 else ""
     fits = smaller if numbers * 2 <= free else ""
-    if not fits and numbers <= free:
+    if not fits and not quantised and numbers <= free:
         fits = f"--quantize int8 (about {numbers / GIB:.1f} GiB), "
     elsewhere = "a GPU that holds them" if device.type == "cpu" else "another GPU, --device cpu"
     raise LoadError(
         f"the weights of {name} take {numbers * dtype.itemsize / GIB:.1f} GiB in {_word(dtype)}, but {free / GIB:.1f} "
-        f"GiB are free on {device}; use {fits}{elsewhere} or a smaller model."
+        f"GiB are free on {device}; use {fits}{elsewhere} or a smaller model; "
+        "'dllm-decode fit' says what fits."
     )
 
 

@@ -18,6 +18,7 @@ import typer
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.canvas import Rows
 from dllm_decode.engine.cost import Machine, Shape
+from dllm_decode.engine.rates import machine_rates
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.engine.score import score
 from dllm_decode.errors import CacheError
@@ -27,7 +28,7 @@ from samplers import Policy, TopK
 from samplers.contract.policy import Forecast
 from scripts.bench import shapes
 from scripts.bench.clock import Clock, walls
-from scripts.bench.measure import machine_rates, middle, prompts_of, time_textbook
+from scripts.bench.measure import middle, prompts_of, time_textbook
 
 FAMILIES = ("llada", "dream")
 SUFFIX = 256  #: cells after the prompt
