@@ -32,10 +32,8 @@ def test_the_refusal_names_what_would_fit() -> None:
     said = r"take 32\.0 GiB in float32, but 20\.0 GiB are free on cpu; use --dtype bfloat16 \(16\.0 GiB\), a GPU"
     with pytest.raises(LoadError, match=said):
         fitting_dtype("m", EIGHT, F32, BF16, CPU, 20 * GIB)
-    with pytest.raises(
-        LoadError,
-        match=r"16\.0 GiB in bfloat16, but 10\.0 GiB are free on cuda; use --quantize int8 \(about 8\.0 GiB\), another GPU",
-    ):
+    said = r"10\.0 GiB are free on cuda; use --quantize int8 \(about 8\.0 GiB\), another GPU"
+    with pytest.raises(LoadError, match=said):
         fitting_dtype("m", EIGHT, None, BF16, GPU, 10 * GIB)
     with pytest.raises(LoadError, match=r"32\.0 GiB in float32, but 4\.0 GiB are free on cpu; use a GPU that holds"):
         fitting_dtype("m", EIGHT, None, F32, CPU, 4 * GIB)
