@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from dllm_decode.jobs.folder import JobFolder
 
 
+GRACE = 5.0  #: seconds that workers have to end by themselves
+
+
 class Batch(typer.core.TyperGroup):
     """``batch INPUT ...`` is ``batch run INPUT ...``: the other words are commands."""
 
@@ -140,7 +143,10 @@ def run(
         if ray is not None:
             from dllm_decode.jobs.on_ray import run_on_ray
 
-            run_on_ray(job, ray, actors, cpus_per_actor, gpus_per_actor, ray_timeout, device, batch_size, max_errors)
+            with _bar(job) as told:
+                run_on_ray(
+                    job, ray, actors, cpus_per_actor, gpus_per_actor, ray_timeout, device, batch_size, max_errors, told
+                )
         elif workers == 1:
             _work(job, decoder, device, batch_size, max_errors)
         else:
@@ -260,7 +266,11 @@ def _processes(job: JobFolder, workers: int, device: str | None, batch_size: int
         for process in running:
             process.terminate()  # nothing happens to one that has ended
         for process in running:
-            process.wait()
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:  # what it was at is decoded again; nothing is lost
+                process.kill()
+                process.wait()
     if not job.progress().complete:
         codes = sorted({process.returncode for process in running if process.returncode})
         raise DllmError(
