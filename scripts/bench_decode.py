@@ -1,7 +1,7 @@
 """What a decoding step costs, next to the textbook loop and to the floor of this machine.
 
     python -m scripts.bench_decode --textbook            # the table
-    python -m scripts.bench_decode --textbook --check    # exit 1 naming each bar this machine misses; about 3 minutes
+    python -m scripts.bench_decode --textbook --check    # exit 1 naming each bar this machine misses; about 4 minutes
     python -m scripts.bench_decode --textbook --check --8b   # also a bf16 step of the 8B shape (16 GiB, minutes)
     python -m scripts.bench_decode --bundled             # the bundled model end to end, dual cache against none
     python -m scripts.bench_decode --refresh             # what a cheaper refresh of the dual cache costs and gains
