@@ -13,7 +13,8 @@ def machine_rates(tokens: int, seconds: float = 0.5, dtype: torch.dtype = torch.
     """Measure this machine: a product of ``tokens`` rows with large weights, and a large copy."""
 
     def best(fn: object, amount: float) -> float:
-        times, until = [], time.perf_counter() + seconds
+        times: list[float] = []
+        until = time.perf_counter() + seconds
         while time.perf_counter() < until or len(times) < 3:
             began = time.perf_counter()
             fn()  # type: ignore[operator]
