@@ -134,6 +134,10 @@ class DecoderConfig(PreTrainedConfig):
             if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**31:
                 shown = self.attribute_map.get(name, name)
                 raise ConfigError(f"this {kind} config has {shown}={size!r}; it must be a positive integer.")
+        longest = getattr(self, "max_position_embeddings", None)
+        if longest is not None and not (isinstance(longest, int) and 0 < longest < 2**31):
+            shown = self.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+            raise ConfigError(f"this {kind} config has {shown}={longest!r:.60}; it must be a positive integer.")
         width, heads, kv_heads = sizes["hidden_size"], sizes["num_attention_heads"], sizes["num_key_value_heads"]
         uneven = "head_dim" not in self.required_sizes and width % (2 * heads)
         if uneven or self.head_dim % 2 or self.rotary_dim % 2 or heads % kv_heads:

@@ -205,6 +205,10 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "llada config has alibi=True, which is not supported",
     ),
     "quantised": (as_int8, "are stored as I8; supported are F32, BF16, F16, so convert them first"),
+    "longest of another kind": (
+        lambda f: change_json(f / "config.json", max_sequence_length={"a": 1}),
+        "llada config has max_sequence_length={'a': 1}; it must be a positive integer",
+    ),
     "ids of another kind": (
         lambda f: change_json(f / "config.json", eos_token_id={"a": 1}),
         "the checkpoint names {'a': 1} as the id of a special token; give whole numbers from 0",
