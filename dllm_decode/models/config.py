@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -134,6 +135,11 @@ class DecoderConfig(PreTrainedConfig):
             if not isinstance(size, int) or isinstance(size, bool) or not 0 < size < 2**31:
                 shown = self.attribute_map.get(name, name)
                 raise ConfigError(f"this {kind} config has {shown}={size!r}; it must be a positive integer.")
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name, 1.0)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                shown = self.attribute_map.get(name, name)
+                raise ConfigError(f"this {kind} config has {shown}={value!r:.60}; it must be a positive number.")
         longest = getattr(self, "max_position_embeddings", None)
         if longest is not None and not (isinstance(longest, int) and 0 < longest < 2**31):
             shown = self.attribute_map.get("max_position_embeddings", "max_position_embeddings")

@@ -53,6 +53,8 @@ def family_of(fields: Mapping[str, Any]) -> type[BidirectionalLM] | None:
         ConfigError: a model that is known not to work.
     """
     kind, architectures = fields.get("model_type"), fields.get("architectures") or ()
+    if not isinstance(architectures, (list, tuple)) or not all(isinstance(name, str) for name in architectures):
+        raise ConfigError(f"architectures is {architectures!r:.60} in config.json; it must be a list of names.")
     for name in architectures:
         if name in BY_ARCHITECTURE:
             return BY_ARCHITECTURE[name]

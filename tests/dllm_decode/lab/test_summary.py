@@ -160,7 +160,7 @@ def test_command_prints_a_table_and_goes_on(tmp_path, capsys, monkeypatch):
     asked += ["--tasks", "oracle-choose-3-4", "--seeds", "0,1", "--block-length", "4"]
     assert main(asked) == 0
     out = capsys.readouterr().out
-    assert "all tasks, cache none" in out
+    assert "oracle-choose-3-4, cache none, 3 samples each" in out
     assert "topk:k=2" in out
     assert "report.html" in out
     assert main([*asked, "--json"]) == 0

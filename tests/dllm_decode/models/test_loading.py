@@ -260,3 +260,20 @@ def test_old_rotary_buffers_in_a_checkpoint_are_ignored(checkpoint: Path) -> Non
     state["model.transformer.blocks.0.rotary_emb.inv_freq"] = torch.ones(4)
     save_file(state, checkpoint / "model.safetensors")
     load_model(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("architectures", [[]], "must be a list of names"),
+        ("architectures", 5, "must be a list of names"),
+        ("rms_norm_eps", {"a": 1}, "rms_norm_eps"),
+        ("rope_theta", "x", "rope_theta"),
+        ("rope_theta", -1.0, "must be a positive number"),
+    ],
+)
+def test_fields_of_another_kind_are_one_sentence(tmp_path: Path, field: str, value: object, said: str) -> None:
+    module("llada").save_pretrained(tmp_path)
+    change_json(tmp_path / "config.json", **{field: value})
+    with pytest.raises((LoadError, ConfigError), match=said):
+        load_model(tmp_path)
