@@ -118,6 +118,7 @@ def parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
     return whole, records
 
 
+LARGEST = 1 << 26  #: no count, cell or token of a record is as large
 _WHOLE = ("template", "sample", "seed", "correct", "strict", "n_prompt", "n_canvas", "n_until_eos", "n_content", "nfe")
 _COSTS = ("full_forwards", "rows_forwarded", "tokens_forwarded", "nfe_content", "revokes", "batch")
 _TEXTS = ("key", "policy", "label", "family", "cache", "task", "prompt", "answer", "expected")
@@ -131,8 +132,12 @@ def check_record(record: Any) -> None:
             # True is no count; seconds and confidences may be written as whole numbers.
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+            if kind is int and not -1 <= value < LARGEST:
+                raise ValueError(f"{value!r:.40} counts nothing")
 
-    check(int, (record[name] for name in (*_WHOLE, *_COSTS)))
+    check(int, (record[name] for name in (*_WHOLE, *_COSTS) if name != "seed"))
+    if type(record["seed"]) is not int or not 0 <= record["seed"] < 2**64:
+        raise TypeError(f"{record['seed']!r:.40} is no seed")
     check(float, (record[name] for name in WALL_FIELDS if name in record or name != "latency_s"))  # older ones lack it
     check(str, (record[name] for name in _TEXTS))
     check(bool, [record["early_exit"]])

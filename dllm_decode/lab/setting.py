@@ -234,8 +234,8 @@ def read_setting(folder: Path, name: str = NAME) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("version") != FORMAT:
         raise DllmError(f"{str(folder)!r} was written by another version of this program; compare again elsewhere.")
     for key, kind in (("date", str), ("machine", str), ("processes", int), ("threads", int)):
-        value = found.get(key)  # what no other run is compared with
-        if value is not None and not (type(value) is kind and value):
+        value = found.get(key, "none" if kind is str else 1)  # what no other run is compared with
+        if not (type(value) is kind and value) and (value is not None or key == "date"):
             raise DllmError(f"{str(folder / name)!r} is damaged: {key} is {value!r:.60}; give another folder.")
     return found
 

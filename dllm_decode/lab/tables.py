@@ -79,7 +79,7 @@ def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("rows together", str(setting["batch_size"])),
         ("left out", _list(f"{x['label']} with cache {x['cache']}" for x in setting.get("left_out", ()))),
         *((name, str(number)) for name, number in setting["versions"].items()),
-        ("date", str(setting["date"])),
+        ("date", str(setting.get("date", "no date"))),
     ]
     return [(name, value) for name, value in shown if value]
 

@@ -227,9 +227,11 @@ def _ids(*values: int | list[int] | None) -> tuple[int, ...]:
     """Ids of several fields, each an int, a list or None, in order and without repeats."""
     lists = [value if isinstance(value, list) else [value] for value in values if value is not None]
     listed = [item for items in lists for item in items]
-    wrong = next((item for item in listed if not _is_id(item)), None)
-    if wrong is not None:
-        raise LoadError(f"the checkpoint names {wrong!r:.60} as the id of a special token; give whole numbers from 0.")
+    wrong = [item for item in listed if not _is_id(item)]
+    if wrong:
+        raise LoadError(
+            f"the checkpoint names {wrong[0]!r:.60} as the id of a special token; give whole numbers from 0."
+        )
     return tuple(dict.fromkeys(listed))
 
 

@@ -109,7 +109,7 @@ def refused(value: Any, options: list[Any], infinity: bool = False) -> str | Non
                 return None
         elif option in (int, float):
             number = not isinstance(value, bool) and isinstance(value, int if option is int else (int, float))
-            most = WHOLE if option is int else REAL
+            most = WHOLE if isinstance(value, int) else REAL  # a tensor compares with no longer whole number
             if number and (abs(value) <= most or (infinity and value in (math.inf, -math.inf))):
                 return None
         elif "Callable" in str(option):

@@ -267,6 +267,7 @@ def test_old_rotary_buffers_in_a_checkpoint_are_ignored(checkpoint: Path) -> Non
     [
         ("architectures", [[]], "must be a list of names"),
         ("architectures", 5, "must be a list of names"),
+        ("eos_token_id", [None], "names None as the id of a special token"),
         ("rms_norm_eps", {"a": 1}, "rms_norm_eps"),
         ("rope_theta", "x", "cannot read .*could not convert string to float"),
         ("rope_theta", -1.0, "must be a positive number"),
