@@ -136,6 +136,8 @@ def check_record(record: Any) -> None:
                 raise ValueError(f"{value!r:.40} counts nothing")
 
     check(int, (record[name] for name in (*_WHOLE, *_COSTS) if name != "seed"))
+    if not all(record[name] > 0 for name in ("nfe", "rows_forwarded", "tokens_forwarded", "n_canvas")):
+        raise ValueError("nothing was forwarded")
     if type(record["seed"]) is not int or not 0 <= record["seed"] < 2**64:
         raise TypeError(f"{record['seed']!r:.40} is no seed")
     check(float, (record[name] for name in WALL_FIELDS if name in record or name != "latency_s"))  # older ones lack it
