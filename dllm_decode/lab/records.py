@@ -132,7 +132,8 @@ def check_record(record: Any) -> None:
             # True is no count; seconds and confidences may be written as whole numbers.
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise TypeError(f"{value!r:.40} is no {kind.__name__}")
-            if (kind is int and not -1 <= value < LARGEST) or (kind is float and not abs(value) < LARGEST):
+            size: Any = value
+            if (kind is int and not -1 <= size < LARGEST) or (kind is float and not abs(size) < LARGEST):
                 raise ValueError(f"{value!r:.40} counts nothing")
 
     check(int, (record[name] for name in (*_WHOLE, *_COSTS) if name != "seed"))

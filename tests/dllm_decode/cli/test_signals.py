@@ -63,7 +63,11 @@ def test_a_closed_standard_input_is_one_sentence() -> None:
 @pytest.mark.parametrize("apart", [0.0, 0.05, 0.5])
 def test_a_second_interrupt_shows_no_traceback(tmp_path: Path, apart: float) -> None:
     what = ["--tasks", "oracle-shuffle-7", "-n", "4000", "-p", "topk:k=2", "-o", str(tmp_path / "run")]
-    run = subprocess.Popen([sys.executable, "-m", "dllm_decode", "compare", *what], stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "dllm_decode", "compare", *what],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background ignores it
+    )
     records = tmp_path / "run" / "records.jsonl"
     try:
         until = time.monotonic() + 240
