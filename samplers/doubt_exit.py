@@ -76,6 +76,5 @@ class DoubtExit(Policy):
         fill = view.masked & leaves[:, None]
         last = proposed.gather(1, ends.to(torch.uint8).argmax(-1, keepdim=True))
         values = torch.where(fill, torch.where(text, token, last), decision.values)
-        kept = decision.write & ~(leaves[:, None] & (decision.values == view.mask_id))  # nothing is taken back now
         stop = leaves if decision.stop is None else leaves | decision.stop
-        return replace(decision, write=kept | fill, values=values, stop=stop), memory
+        return replace(decision, write=decision.write | fill, values=values, stop=stop), memory

@@ -219,14 +219,18 @@ def policy_bytes(policy: Composition, block: int, slots: int, vocabulary: int) -
     return sum(sizes) + 4 * kept * block * vocabulary
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; the CPU's allocator says so in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error).lower()
+
+
 @contextmanager
 def memory_errors_explained(model: Any, rows: int, slots: int, cache: str, config: GenerationConfig) -> Iterator[None]:
     """Turn a failed allocation into one sentence with the numbers; other errors pass through."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "allocate memory" not in text:
+        if not is_out_of_memory(error):
             raise
         needs = ""
         module = getattr(model, "module", None)

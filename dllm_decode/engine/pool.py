@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dllm_decode.config import GenerationConfig
+from dllm_decode.engine.cost import is_out_of_memory
 from dllm_decode.engine.deltas import settled_cells
 from dllm_decode.engine.events import StepEvent
 from dllm_decode.engine.loop import Batch
@@ -292,8 +293,3 @@ class Feed:
         """All outcomes, in the order in which rows end."""
         for ended in self.ticks():
             yield from ended
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; the CPU's allocator says so in words only."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error).lower()
