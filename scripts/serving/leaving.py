@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from scripts.serving.client import Answer, ask
 from scripts.serving.host import free_port
@@ -34,17 +38,34 @@ def process(port: int) -> Iterator[subprocess.Popen[bytes]]:
         found.wait()
 
 
-async def ready(port: int) -> None:
-    """Wait until the server answers."""
+async def health(port: int, right: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until ``/health`` says what is waited for."""
+
+    def look() -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return json.load(error)
+
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        try:
-            if (await ask(port, {"prompt": "copy: a", "max_tokens": 4})).status == 200:
+        with suppress(OSError):  # nobody listens yet
+            if right(await asyncio.to_thread(look)):
                 return
-        except (ConnectionError, OSError):
-            pass
-        await asyncio.sleep(0.2)
-    raise RuntimeError("the server did not come up")
+        await asyncio.sleep(0.05)
+    raise RuntimeError("the server never came to what was waited for")
+
+
+async def _asked_to_leave(port: int, child: subprocess.Popen[bytes], count: int) -> list[asyncio.Task[Answer]]:
+    """Requests that a server has taken, and has been told to leave over."""
+    await health(port, lambda said: said["status"] == "ready")
+    tasks = [asyncio.ensure_future(ask(port, {**LONG, "stream": i % 2 == 0})) for i in range(count)]
+    await health(port, lambda said: said["running"] + said["waiting"] == count)
+    child.send_signal(signal.SIGTERM)
+    await health(port, lambda said: said["status"] == "draining")
+    return tasks
 
 
 async def _gone(child: subprocess.Popen[bytes], seconds: float) -> int | None:
@@ -58,11 +79,7 @@ async def once() -> list[str]:
     """Admitted requests end with 200, new ones get 503, exit code 0."""
     port, wrong = free_port(), []
     with process(port) as child:
-        await ready(port)
-        tasks = [asyncio.ensure_future(ask(port, {**LONG, "stream": i % 2 == 0})) for i in range(4)]
-        await asyncio.sleep(0.5)
-        child.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.2)
+        tasks = await _asked_to_leave(port, child, 4)
         late = await ask(port, {"prompt": "copy: a"})
         if late.status != 503 or not late.retry_after:
             wrong.append(f"a late request got {late.status}")
@@ -79,11 +96,7 @@ async def twice() -> list[str]:
     """A second SIGTERM ends at once, with error events in the streams."""
     port, wrong = free_port(), []
     with process(port) as child:
-        await ready(port)
-        tasks = [asyncio.ensure_future(ask(port, {**LONG, "stream": i % 2 == 0})) for i in range(8)]
-        await asyncio.sleep(0.5)
-        child.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        tasks = await _asked_to_leave(port, child, 8)
         child.send_signal(signal.SIGTERM)
         began = time.monotonic()
         code = await _gone(child, 10)

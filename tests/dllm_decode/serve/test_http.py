@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,18 @@ def test_one_bad_row_fails_alone(model: Any) -> None:
         assert '"error"' in streamed and "[DONE]" not in streamed and 'finish_reason":"' not in streamed
 
 
+async def until(url: str, right: Callable[[int, dict[str, Any]], bool]) -> None:
+    """Wait until ``/health`` says what is waited for."""
+    end = time.monotonic() + 90
+    while True:
+        with suppress(OSError):  # nobody listens yet
+            status, _, text = await asyncio.to_thread(send, url + "/health")
+            if right(status, json.loads(text)):
+                return
+        assert time.monotonic() < end, "the server never said so"
+        await asyncio.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_sigterm_drains(tmp_path: Path) -> None:
     """What was admitted ends well, what comes is told so, and the exit code is 0."""
@@ -196,14 +210,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 90
-        while time.monotonic() < until:
-            try:
-                if send(url + "/health")[0] == 200:
-                    break
-            except OSError:
-                pass
-            time.sleep(0.1)
+        asyncio.run(until(url, lambda status, _: status == 200))
 
         async def drain() -> tuple[Any, int]:
             async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="x", max_retries=0) as client:
@@ -211,9 +218,9 @@ def test_sigterm_drains(tmp_path: Path) -> None:
                     client.completions.create(model="tiny", prompt="copy: a", max_tokens=200,
                                               logit_bias={"1": -100}, extra_body={"dllm": {"policy": "topk:k=1"}})
                 )  # fmt: skip
-                await asyncio.sleep(0.5)
+                await until(url, lambda _, said: said["running"] > 0)  # the client's first request may take seconds
                 process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.3)
+                await until(url, lambda _, said: said["status"] == "draining")
                 try:
                     await client.completions.create(model="tiny", prompt="copy: a")
                     late = 200
