@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Annotated
 
 import torch
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.tiny.data import batches
+from scripts.tiny.data import ROUND, Steps
 from scripts.tiny.masks import Batch
 from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model, export, task_losses
@@ -65,6 +65,7 @@ class Run:
     start: Path | None
     compiled: bool
     attention_block: int | None = None
+    workers: int = 0
 
 
 def learning_rate(run: Run, progress: float, step: int) -> float:
@@ -83,6 +84,7 @@ class Trainer:
         self.model, self.average = build_model(*shape).to(run.device), build_model(*shape).to(run.device)
         if run.start is not None:
             self.model.load_state_dict(load_file(run.start / "model.safetensors", device=run.device))
+        self.model.attention = self.average.attention = "sdpa"  # the fused ones have no backward pass
         self.optim = Optimizers(self.model, EXTRA)
         if run.compiled:
             for block in self.model.model.transformer.blocks:
@@ -113,6 +115,10 @@ class Trainer:
             for name, accuracy in weights
         ]
 
+    def _plan(self) -> Tensor:
+        """What the next steps are drawn by, see `Steps`."""
+        return torch.tensor([self.progress, *self.mix()])
+
     def train(self) -> None:
         """Run to the end of the budget."""
         run, due, window = self.run, self.seconds + 60 * self.run.evaluate_every, torch.zeros(2, len(NAMES))
@@ -126,24 +132,16 @@ class Trainer:
         if run.start is not None and not self.step:  # the mix follows what the given weights cannot do yet
             self._evaluate(window)
         saved = self.seconds
+        plan = self._plan().share_memory_()
+        shares = run.full_share, run.late_full_share
+        name = f"{run.seed}/{self.rank}"
+        steps = Steps(
+            name, self.rounds, plan, run.tokens, shares, run.stale_share, run.shots_share, run.attention_block
+        ).draw(run.workers, pin=run.device != "cpu")
         while self.progress < 1:
-            rng = Random(f"{run.seed}/{self.rank}/{self.rounds}")
-            generator = torch.Generator().manual_seed(rng.getrandbits(60))
-            late = self.progress >= 0.5
-            size = run.tokens * 2 if late else run.tokens
-            share = run.late_full_share if self.progress >= 0.6 else run.full_share
+            plan.copy_(self._plan())
             self.rounds += 1
-            drawn = batches(
-                rng,
-                generator,
-                self.mix(),
-                size,
-                share,
-                stale_share=run.stale_share,
-                shots_share=run.shots_share,
-                block=run.attention_block,
-            )
-            for batch in drawn:
+            for batch in islice(steps, ROUND):
                 before = time.perf_counter()
                 window += self._update(batch, before)
                 bar.n = round(100 * self.progress, 1)
@@ -271,6 +269,7 @@ def main(
     attention_block: Annotated[
         int | None, typer.Option(help="train a block-causal model with attention blocks of so many cells")
     ] = None,
+    workers: Annotated[int, typer.Option(help="processes that draw the problems (0: the training one)")] = 0,
     compiled: Annotated[bool, typer.Option(help="compile the blocks (a minute first, then 1.4 times as fast)")] = True,
 ) -> None:
     """Train the bundled model; continues where an interrupted run in WORK stopped."""

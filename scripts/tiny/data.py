@@ -1,14 +1,20 @@
-"""Training steps of the bundled model: rows of many lengths, drawn and masked."""
+"""Training steps of the bundled model: rows of many lengths, drawn and masked, in worker processes if asked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scripts.tiny.masks import Batch, mask_blocks, mask_rows
 from scripts.tiny.rows import NAMES, SHOTS_SHARE, Row, make_row
+
+ROUND = 8  # steps whose rows are drawn together
 
 
 def batches(
@@ -17,7 +23,7 @@ def batches(
     mix: list[float],
     tokens: int,
     full_share: float,
-    steps: int = 8,
+    steps: int = ROUND,
     stale_share: float = 0.0,
     shots_share: float = SHOTS_SHARE,
     block: int | None = None,
@@ -45,3 +51,51 @@ def batches(
             yield [mask_rows(group, generator, stale_share) for group in pair if group]
         else:
             yield [mask_blocks(group, generator, block) for group in pair if group]
+
+
+@dataclass
+class Steps(IterableDataset[list[Batch]]):
+    """Training steps without end; what is drawn follows `plan`, which the trainer writes while they are drawn.
+
+    Attributes:
+        name: seeds the rounds, with their number.
+        first: number of the first round; several workers take turns.
+        plan: fp32 `[1 + tasks]` in shared memory: share of the budget spent, and the weight of each task.
+        tokens: per step; doubled in the second half of the budget.
+        full_shares: shares of rows on a longer canvas, in the first 60 % of the budget and after it.
+        stale_share, shots_share, block: see `batches`.
+    """
+
+    name: str
+    first: int
+    plan: Tensor
+    tokens: int
+    full_shares: tuple[float, float]
+    stale_share: float
+    shots_share: float
+    block: int | None
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Rounds of `ROUND` steps."""
+        worker = get_worker_info()
+        start, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number in count(self.first + start, stride):
+            rng = Random(f"{self.name}/{number}")
+            generator = torch.Generator().manual_seed(rng.getrandbits(60))
+            progress, *mix = self.plan.tolist()
+            size = self.tokens * 2 if progress >= 0.5 else self.tokens
+            share = self.full_shares[progress >= 0.6]
+            yield from batches(
+                rng,
+                generator,
+                mix,
+                size,
+                share,
+                stale_share=self.stale_share,
+                shots_share=self.shots_share,
+                block=self.block,
+            )
+
+    def draw(self, workers: int, pin: bool) -> Iterator[list[Batch]]:
+        """The steps, drawn here or by worker processes."""
+        return iter(DataLoader(self, batch_size=None, num_workers=workers, pin_memory=pin))

@@ -14,6 +14,7 @@ was computed when the window was still all masks, and the window alone knows wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +72,14 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """The same on a device."""
-        moved = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in vars(self).items()}
-        return Batch(**moved)
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU reads at full speed."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{name: move(x) if isinstance(x, Tensor) else x for name, x in vars(self).items()})
 
 
 def _rank(keys: Tensor) -> Tensor:

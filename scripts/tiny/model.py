@@ -26,7 +26,7 @@ def build_model(width: int, layers: int, heads: int, inner: int, seed: int, bloc
         mlp_hidden_size=inner,
         vocab_size=size,
         embedding_size=size,
-        max_sequence_length=512,
+        max_sequence_length=1024,
         rope_theta=10000.0,
         rms_norm_eps=1e-5,
         mask_token_id=MASK_ID,

@@ -16,7 +16,7 @@ NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
 SHORT_SHARES = {"extract": 0.5}  # whole prompts are long, so most of what is learned of it comes from short ones
-LONGEST_PROMPT = 256
+LONGEST_PROMPT = 512
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
         return max(content, TASKS[name].max_new_tokens)
     if draw < 0.95 * full_share:
         return max(content, 8 * rng.randint(2, 8))
-    return max(content, 8 * rng.randint(8, 16))
+    return max(content, 8 * rng.randint(8, 64))
 
 
 def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHOTS_SHARE) -> Row:

@@ -12,7 +12,7 @@ _TEMPLATES = ("work out by columns:{sum}", "solve by columns:{sum}", "write out 
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     """Two numbers of equal length to add, or one to multiply by one digit."""
-    width = rng.randint(2, 4) if short else rng.randint(6, 7)
+    width = rng.randint(2, 4) if short else rng.randint(7, 9)
     low, high = 10 ** (width - 1), 10**width - 1
     if rng.random() < 0.5:
         return {"a": rng.randint(low, high), "sign": "+", "b": rng.randint(low, high)}
@@ -42,7 +42,7 @@ COLUMN_TASKS = (
     Task(
         name="columns",
         description="add two numbers or multiply by a digit, column by column",
-        max_new_tokens=80,
+        max_new_tokens=96,
         draw=_draw,
         prompt=lambda problem, template: _TEMPLATES[template].format(
             sum=f"{problem['a']}{problem['sign']}{problem['b']}"

@@ -33,7 +33,7 @@ def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
         )
         for letter in letters
     ]
-    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(4, 5))}
+    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(5, 8))}
 
 
 def _prompt(problem: Problem, template: int) -> str:
@@ -66,8 +66,8 @@ def _accepts(problem: Problem, text: str) -> bool:
 EXTRACT_TASKS = (
     Task(
         name="extract",
-        description="find four or five records in a long text and write them as JSON",
-        max_new_tokens=80,
+        description="find five to eight records in a long text and write them as JSON",
+        max_new_tokens=128,
         draw=_draw,
         prompt=_prompt,
         answer=_answer,

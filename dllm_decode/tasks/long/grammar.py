@@ -42,7 +42,7 @@ _LINE = re.compile(rf"([A-Z][a-z]+){_CLAUSE}(?:(?:,{_CLAUSE})? and{_CLAUSE})?\."
 
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
-    return {"names": rng.sample(NAMES, rng.randint(2, 4) if short else rng.randint(7, 9))}
+    return {"names": rng.sample(NAMES, rng.randint(2, 4) if short else rng.randint(9, 10))}
 
 
 def _pick(rng: Random, table: dict[Any, float]) -> Any:
@@ -98,7 +98,7 @@ GRAMMAR_TASKS = (
     Task(
         name="grammar",
         description="free text, one line per name, by a grammar whose likelihood is known",
-        max_new_tokens=144,
+        max_new_tokens=160,
         draw=_draw,
         prompt=lambda problem, template: _TEMPLATES[template].format(
             names="".join(f" {name}" for name in problem["names"])

@@ -14,7 +14,7 @@ _TEMPLATES = ("work out line by line:\n{lines}", "set and say each:\n{lines}", "
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     """Two or three numbers, then sums and differences of what is known, each within 0..LIMIT."""
-    names = rng.sample(ascii_lowercase, 5 if short else rng.randint(8, 10))
+    names = rng.sample(ascii_lowercase, 5 if short else rng.randint(9, 13))
     values: dict[str, int] = {}
     lines: list[tuple[str, str, str, str]] = []  # name, left, sign, right; a plain number is left with no sign
     for index, name in enumerate(names):
@@ -65,7 +65,7 @@ PROGRAM_TASKS = (
     Task(
         name="program",
         description="run a program of sums and differences, every line traced",
-        max_new_tokens=96,
+        max_new_tokens=128,
         draw=_draw,
         prompt=_prompt,
         answer=_answer,
