@@ -141,9 +141,10 @@ class Trainer:
         while self.progress < 1:
             plan.copy_(self._plan())
             self.rounds += 1
+            before = time.perf_counter()
             for batch in islice(steps, ROUND):
-                before = time.perf_counter()
                 window += self._update(batch, before)
+                before = time.perf_counter()
                 bar.n = round(100 * self.progress, 1)
                 bar.set_postfix_str(f"step {self.step} loss {window[0].sum() / window[1].sum():.3f}", refresh=False)
                 bar.update(0)
@@ -161,7 +162,7 @@ class Trainer:
         bar.close()
 
     def _update(self, batch: list[Batch], before: float) -> Tensor:
-        """One step; returns loss and weight per task, summed over the processes."""
+        """One step, begun (with drawing) at `before`; returns loss and weight per task, summed over processes."""
         optim, run = self.optim, self.run
         optim.flat.zero_()
         own = torch.zeros(2, len(NAMES), device=run.device)
