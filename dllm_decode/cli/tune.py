@@ -41,6 +41,9 @@ def tune(
     max_drop: Annotated[float, typer.Option(help="Points of accuracy it may cost against static decoding.")] = 1.0,
     policy: Policies = None,
     grid: Grid = None,
+    search: Annotated[
+        str, typer.Option(help="Candidates without --policy or --grid: 'policies' or 'compositions'.")
+    ] = "policies",
     cache: CacheName = "none",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Per task on the valid split, last round.")] = 100,
     test_samples: Annotated[int, typer.Option(help="Per task on the test split.")] = 200,
@@ -67,6 +70,7 @@ def tune(
             max_drop=max_drop,
             policies=policy or (),
             grid=grid,
+            search=search,
             cache=cache,
             samples=samples,
             test_samples=test_samples,

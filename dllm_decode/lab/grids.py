@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
+
+from samplers import PolicyError, parse_policy
 
 #: policies and the range of each knob around its paper's value; what a cache cannot serve is left out by name
 TUNING_GRID: dict[str, dict[str, Any]] = {
@@ -22,3 +25,31 @@ TUNING_GRID: dict[str, dict[str, Any]] = {
     "freedave:step=(contentfirst),cross_block=true+doubtexit": {"freedave.drafts": [8]},
     "ccdds": {},
 }
+
+#: parts of `compositions`, each with the values that are worth a try: who decides, in which frame, what may end a row
+DECIDERS = (
+    *(f"threshold:threshold={bar}" for bar in (0.85, 0.88, 0.9, 0.92)),
+    "localleap:anchor_threshold=0.95,relaxed_threshold=0.88",
+    "localleap:anchor_threshold=0.97,relaxed_threshold=0.85",
+    "factor:factor=0.35",
+    "frechet:margin=0.75",
+    "credit:threshold=0.9",
+    "learn2pd",
+)
+FRAMES = ("{}", "adablock+{}", "freedave:step=({}),drafts=8,cross_block=true")
+EXITS = ("", "+doubtexit:stale=true,eps=0.15", "+doubtexit:stale=true,eps=0.2", "+sched:high=14.25,low=14.25")
+
+
+def compositions() -> list[str]:
+    """Deciders, plain and with content first, in every frame and beside every exit: singles to quadruples of parts."""
+    plain = [*DECIDERS, *(f"contentfirst:step=({decider})" for decider in DECIDERS)]
+    spelled = [frame.format(decider) + leave for decider, frame, leave in product(plain, FRAMES, EXITS)]
+    return [text for text in spelled if _composes(text)]
+
+
+def _composes(text: str) -> bool:
+    try:
+        parse_policy(text)
+    except PolicyError:
+        return False
+    return True

@@ -18,7 +18,7 @@ from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.curves import best_at_loss, pareto
-from dllm_decode.lab.grids import TUNING_GRID
+from dllm_decode.lab.grids import TUNING_GRID, compositions
 from dllm_decode.lab.halving import Rung, Score, choose, halve, score
 from dllm_decode.lab.metrics import RESAMPLES
 from dllm_decode.lab.points import STATIC, points
@@ -67,6 +67,7 @@ def tune(
     max_drop: float = 1.0,
     policies: Sequence[str | Policy] = (),
     grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
+    search: str = "policies",
     cache: str = "none",
     samples: int = 100,
     test_samples: int = 200,
@@ -88,7 +89,8 @@ def tune(
         out: the folder of all its runs.
         max_drop: points of accuracy that may be lost against static decoding.
         policies: candidates, or their strings.
-        grid: candidates as a grid; without either, a wide grid of our own, as far as it fits model and cache.
+        grid: candidates as a grid; without either, a wide set of our own, as far as it fits model and cache.
+        search: that set: ``"policies"``, each over its knob, or ``"compositions"``, singles to quadruples of parts.
         cache: for all candidates.
         samples: per task on the valid split, in the last round.
         test_samples: per task on the test split.
@@ -107,9 +109,16 @@ def tune(
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 100:
         raise DllmError(f"max_drop is {max_drop!r}; give points of accuracy from 0 to 100.")
     name = model if isinstance(model, str) else model.name
-    wide = TUNING_GRID if grid is None and not policies else grid
+    if search not in ("policies", "compositions"):
+        raise DllmError(f"search is {search!r}; give policies or compositions.")
+    ours = grid is None and not policies
+    if search == "compositions" and not ours:
+        raise DllmError("search=compositions brings its own candidates; leave policies and grid out.")
+    wide = (TUNING_GRID if search == "policies" else compositions()) if ours else grid
     found = points(policies, wide)
     defaults = list(dict.fromkeys(p.family for p in found if p != STATIC))
+    if search == "compositions":  # of so many families the plain ones are what a choice has to beat
+        defaults = [family for family in defaults if not {"+", "("} & set(family)]
     candidates = [p.policy for p in points([*(p.policy for p in found), *defaults]) if p != STATIC]
     if not candidates:
         raise DllmError("there is no candidate but static decoding; give policies or a grid.")
@@ -120,7 +129,7 @@ def tune(
     if oracle is not None:
         raise DllmError(f"{oracle} has no splits to tune on; give bundled tasks.")
     loaded = load_model(model, dtype=dtype, device=device) if isinstance(model, str) else model
-    if wide is TUNING_GRID:  # nobody has chosen these: what does not fit is left out
+    if ours:  # nobody has chosen these: what does not fit is left out
         runner = Runner(last, loaded)
         runner.check(lenient=True)
         unfit = {point.policy for point in last.points if (point.label, cache) in runner.left_out}

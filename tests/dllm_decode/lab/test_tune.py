@@ -12,7 +12,9 @@ from dllm_decode.cli import main
 from dllm_decode.config import BLOCK_LENGTH
 from dllm_decode.engine.policy_file import read_policy_file, resolve_policy
 from dllm_decode.errors import DllmError
+from dllm_decode.lab.grids import compositions
 from dllm_decode.lab.halving import Score, choose, halve, rungs, score, survivors
+from dllm_decode.lab.points import points
 from dllm_decode.lab.problems import SealedSplitError, draw, sealed
 from dllm_decode.lab.records import read_records
 from dllm_decode.lab.tune import tune
@@ -235,3 +237,19 @@ def test_command_writes_a_policy_that_generate_takes(tmp_path, capsys, monkeypat
     asked = ["generate", "copy: a b", "-m", model, "-p", f"@{out}/policy.json", "--max-new-tokens", "8", "--json"]
     assert main(asked) == 0
     assert len(json.loads(capsys.readouterr().out)["tokens"]) == 8
+
+
+def test_compositions_are_singles_to_quadruples_of_parts_that_compose():
+    found = compositions()
+    assert len(found) == len(set(found)) > 100
+    assert "threshold:threshold=0.9" in found
+    drafted = "freedave:step=(contentfirst:step=(threshold:threshold=0.9)),drafts=8,cross_block=true"
+    assert drafted + "+doubtexit:stale=true,eps=0.15" in found
+    assert len(points(found)) == len(found) + 1
+
+
+def test_search_says_what_it_takes(tmp_path):
+    with pytest.raises(DllmError, match="give policies or compositions"):
+        tune(hesitant(), "copy", tmp_path, search="widely", quiet=True)
+    with pytest.raises(DllmError, match="leave policies and grid out"):
+        tune(hesitant(), "copy", tmp_path, search="compositions", policies=["threshold"], quiet=True)
