@@ -14,7 +14,7 @@ from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.families import FAMILIES, family_of
 from dllm_decode.models.native import NativeModel
-from dllm_decode.models.quantize import KINDS, check_quantize, quantize_linears
+from dllm_decode.models.quantize import KINDS, check_quantize, quantizer
 from dllm_decode.models.room import fitting_dtype, free_memory
 from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.models.weights import check_weights, first_line, read_json, read_weights
@@ -78,13 +78,11 @@ def load_model(
         ends += 3 * sparse * config.num_experts * inner * config.hidden_size if sparse else 0
         numbers = round(ends + (numbers - ends) * in_bytes / want_dtype.itemsize)
     want_dtype = fitting_dtype(str(name_or_path), numbers, want_dtype, stored, want_device, free, quantize is not None)
-    module = read_weights(folder, family, config, want_dtype)
-    if quantize is not None:
-        quantize_linears(module, quantize, quantize_head)
+    finish = quantizer(quantize, but=None if quantize_head else family.model_parts[3]) if quantize else None
     try:
-        module.to(device=want_device)  # type: ignore[call-arg]
+        module = read_weights(folder, family, config, want_dtype, want_device, finish)
     except RuntimeError as error:
-        size = module.num_parameters() * want_dtype.itemsize / 2**30
+        size = numbers * want_dtype.itemsize / 2**30
         raise LoadError(
             f"cannot put the {size:.1f} GiB of weights of {name_or_path} on {want_device} "
             f"({first_line(error)}); free memory there, or choose another device or dtype."

@@ -150,3 +150,13 @@ def stored_shapes(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ..
             for part in parts:
                 found[f"{stacked[1]}.{expert}.{part}.weight"] = (rows // len(parts), columns)
     return found
+
+
+def stacked_place(stored: str) -> tuple[str, tuple[int, int, int] | None]:
+    """The parameter that a stored tensor belongs to and, of a stack, its place: expert, piece, pieces per expert."""
+    one = re.fullmatch(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight", stored)
+    if one is None:
+        return stored, None
+    if one[3] == "down":
+        return f"{one[1]}.down_proj", (int(one[2]), 0, 1)
+    return f"{one[1]}.gate_up_proj", (int(one[2]), ("gate", "up").index(one[3]), 2)

@@ -1,4 +1,4 @@
-"""Weights in 8 or 4 bits by torchao, layer by layer, while the checkpoint's own are still mapped files.
+"""Weights in 8 or 4 bits by torchao, layer by layer, each as soon as it is on its device.
 
 Only the matrices are quantised (weight only: activations stay as they are); embedding and output head stay in 16 bits
 unless asked, as do norms, and experts, which are no linear layers here.
@@ -7,13 +7,13 @@ unless asked, as do norms, and experts, which are no linear layers here.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from dllm_decode.errors import LoadError
-from dllm_decode.models.decoder import BidirectionalLM
 
 #: name -> bits per weight, and where it runs
 KINDS: dict[str, tuple[int, tuple[str, ...]]] = {"int8": (8, ("cpu", "cuda")), "int4": (4, ("cuda",)), "fp8": (8, ())}
@@ -43,17 +43,15 @@ def check_quantize(kind: str, device: torch.device) -> None:
         raise LoadError("quantize='fp8' needs a GPU of compute capability 8.9 or above; use int8.")
 
 
-def quantize_linears(module: BidirectionalLM, kind: str, head: bool = False) -> int:
-    """Quantise every linear layer but the head, one by one; returns how many.
+def quantizer(kind: str, but: str | None) -> Callable[[str, nn.Module], None]:
+    """What quantises a module that has its weights, if it is a linear layer and not the one called ``but``."""
+    config = _config(kind)
 
-    ``head``: the output head too.
-    """
-    config, found = _config(kind), 0
-    last = module.get_output_embeddings()
-    for layer in [m for m in module.modules() if type(m) is nn.Linear and (head or m is not last)]:
-        _torchao().quantize_(layer, config)  # the old weight is let go here
-        found += 1
-    return found
+    def quantise(name: str, layer: nn.Module) -> None:
+        if type(layer) is nn.Linear and name != but:
+            _torchao().quantize_(layer, config)  # the old weight is let go here
+
+    return quantise
 
 
 def _config(kind: str) -> Any:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from dllm_decode.errors import LoadError
 from dllm_decode.models.decoder import BidirectionalLM
-from dllm_decode.models.moe import stored_shapes
+from dllm_decode.models.moe import stacked_place, stored_shapes
 
 SAFETENSORS_NAMES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+COMPUTED = "rotary_emb.inv_freq"  # old checkpoints stored the rotary tables
 QUIET_BELOW = 2**30  # bytes of weights; larger checkpoints show a progress bar
 
 
@@ -75,8 +78,7 @@ def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> t
         )
     with torch.device("meta"):
         expected = stored_shapes({n: tuple(tensor.shape) for n, tensor in family(config).state_dict().items()})
-    # Old checkpoints stored the rotary tables, which are computed here.
-    found = {name: shape for name, shape in found.items() if not name.endswith("rotary_emb.inv_freq")}
+    found = {name: shape for name, shape in found.items() if not name.endswith(COMPUTED)}
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:
         raise LoadError(
@@ -103,17 +105,69 @@ def check_weights(folder: Path, family: type[BidirectionalLM], config: Any) -> t
     return SAFETENSORS_NAMES[common], sum(map(math.prod, found.values()))
 
 
-def read_weights(folder: Path, family: type[BidirectionalLM], config: Any, dtype: torch.dtype) -> BidirectionalLM:
-    """The model with its weights, in ``dtype``."""
-    small = sum(shard.stat().st_size for shard in _shards(folder)) < QUIET_BELOW
-    bars = transformers_logging.is_progress_bar_enabled()
-    if small:
-        transformers_logging.disable_progress_bar()
-    try:
-        return family.from_pretrained(folder, config=config, dtype=dtype, local_files_only=True)
-    finally:
-        if small and bars:
-            transformers_logging.enable_progress_bar()
+def read_weights(
+    folder: Path,
+    family: type[BidirectionalLM],
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    finish: Callable[[str, nn.Module], None] | None = None,
+) -> BidirectionalLM:
+    """The model with its weights: made without memory, then filled tensor by tensor, straight from file to device.
+
+    The host never holds more than the tensor on its way to a GPU.  On a CPU tensors stored in ``dtype`` stay mapped
+    files.  The shards must have passed `check_weights`.
+
+    Args:
+        folder: of the checkpoint.
+        family: class of the model.
+        config: of the model.
+        dtype: of the weights there; buffers that a family computes in fp32 stay so.
+        device: where they go.
+        finish: called with name and layer as soon as its weights are there, before the next is read (to quantise it).
+    """
+    with torch.device("meta"):
+        module = family(config).to(dtype)
+    wide = set(family._keep_in_fp32_modules_strict or ())
+    shards = _shards(folder)
+    size = sum(shard.stat().st_size for shard in shards)
+    bar = transformers_logging.tqdm(
+        total=size, unit="B", unit_scale=True, desc="Loading weights", disable=size < QUIET_BELOW
+    )
+    with bar:
+        for stored, tensor in _tensors(shards, device):
+            bar.update(tensor.nbytes)
+            name, part = stacked_place(stored)
+            holder, _, last = name.rpartition(".")
+            owner = module.get_submodule(holder)
+            if part is None:
+                _put(owner, last, tensor.to(torch.float32 if last in wide else dtype))
+            else:  # one expert's rows of the stack
+                if getattr(owner, last).is_meta:
+                    _put(owner, last, torch.empty_like(getattr(owner, last), device=device))
+                expert, piece, pieces = part
+                getattr(owner, last).data[expert].chunk(pieces)[piece].copy_(tensor)
+            del tensor  # before the next is read
+            if finish is not None and not any(p.is_meta for p in owner.parameters(recurse=False)):
+                finish(holder, owner)
+    return module.eval()
+
+
+def _tensors(shards: Iterable[Path], device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Stored names and tensors, one at a time, on the device."""
+    for shard in shards:
+        with safe_open(shard, framework="pt", device=str(device)) as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if not name.endswith(COMPUTED):
+                    yield name, file.get_tensor(name)
+
+
+def _put(owner: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a module's parameter or buffer, so far without memory, its tensor."""
+    if name in owner._buffers:
+        owner._buffers[name] = tensor
+    else:
+        setattr(owner, name, nn.Parameter(tensor))
 
 
 def _some(names: list[str]) -> str:
