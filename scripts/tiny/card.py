@@ -1,54 +1,83 @@
-"""The table of a bundled model's card: accuracy of four ways to decode, 200 problems per task.
+"""The table of a bundled model's card: accuracy of three ways to decode over some caches, 200 problems per task.
 
-python -m scripts.tiny.card tiny-block --cache block --block 8     # prints Markdown; a few minutes
+    python -m scripts.tiny.card tiny --tasks all,long --cache none --cache dual    # prints Markdown
+    python -m scripts.tiny.card tiny-block --cache block --block 8
+
+Every way is measured once and kept under ``--keep``; ``--only`` measures some of them, so that several processes, or
+another machine, share the work.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
-from dllm_decode.lab.evaluate import EvaluationReport, evaluate
+from dllm_decode.files import write_whole
+from dllm_decode.lab.evaluate import evaluate
 from dllm_decode.models import load_model
-from dllm_decode.tasks import TASKS
 from scripts.docs_page import markdown_table
 
-POLICIES = {"k = 1": "topk:k=1", "fixed k = 4": "topk:k=4", "threshold 0.9": "threshold"}
+POLICIES = {
+    "k1": ("k = 1", "topk:k=1"),
+    "k4": ("fixed k = 4", "topk:k=4"),
+    "threshold": ("threshold 0.9", "threshold"),
+}
+Figures = dict[str, dict[str, Any]]
 
 
-def table(reports: dict[str, EvaluationReport]) -> list[str]:
-    """A row per task and one of means; accuracies in per cent, costs of the last policy."""
-    head = ["task", "k = 1", "its 95 % interval", *list(reports)[1:], "forwards", "tokens per forward"]
-    *_, last = reports.values()
-    first = reports["k = 1"]
+def table(found: dict[tuple[str, str], Figures]) -> list[str]:
+    """A row per task and one of means, by (policy, cache); accuracies in per cent, costs of the threshold's first."""
+    head = ["task"]
+    for policy, cache in found:
+        head.append(POLICIES[policy][0] + ("" if cache == "none" else f", {cache} cache"))
+        head += ["its 95 % interval"] if policy == "k1" else []
+    costs = next((way for way in found if way[0] == "threshold"), next(iter(found)))
+    head += ["forwards", "tokens per forward"]
     body = []
-    for task, figures in first.tasks.items():
-        low, high = figures["interval"]
-        right = [f"{100 * report.tasks[task]['accuracy']:.1f}" for report in reports.values()]
-        cost = f"{last.tasks[task]['nfe']:.1f}", f"{last.tasks[task]['tpf_content']:.1f}"
-        body.append([task, right[0], f"{100 * low:.1f} - {100 * high:.1f}", *right[1:], *cost])
-    means = [f"{100 * report.mean('accuracy'):.1f}" for report in reports.values()]
-    body.append(
-        ["**mean**", f"**{means[0]}**", "", *means[1:], f"{last.mean('nfe'):.1f}", f"{last.mean('tpf_content'):.1f}"]
-    )
-    return markdown_table(head, body)
+    for task in found[costs]:
+        row = [task]
+        for way, tasks in found.items():
+            low, high = (100 * end for end in tasks[task]["interval"])
+            row.append(f"{100 * tasks[task]['accuracy']:.1f}")
+            row += [f"{low:.1f} - {high:.1f}"] if way[0] == "k1" else []
+        body.append([*row, f"{found[costs][task]['nfe']:.1f}", f"{found[costs][task]['tpf_content']:.1f}"])
+    means = ["**mean**"]
+    for way, tasks in found.items():
+        share = sum(figures["accuracy"] for figures in tasks.values()) / len(tasks)
+        means += [f"**{100 * share:.1f}**"] + ([""] if way[0] == "k1" else [])
+    total = [sum(figures[name] for figures in found[costs].values()) for name in ("nfe", "tpf_content")]
+    return markdown_table(head, [*body, [*means, *(f"{x / len(found[costs]):.1f}" for x in total)]])
 
 
 def main(
     name: Annotated[str, typer.Argument(help="A bundled model or a folder.")],
-    cache: Annotated[str, typer.Option(help="KV cache.")] = "none",
+    tasks: Annotated[str, typer.Option(help="'all', 'long', 'all,long' or names with commas.")] = "all",
+    cache: Annotated[list[str], typer.Option(help="KV cache; may be repeated.")] = ["none"],  # noqa: B006
     block: Annotated[int, typer.Option(help="Cells per block.")] = 16,
     samples: Annotated[int, typer.Option(min=1, help="Per task.")] = 200,
+    batch: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 32,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    keep: Annotated[Path, typer.Option(help="Folder of what has been measured.")] = Path("runs/card"),
+    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(POLICIES)}; may be repeated.")] = None,
 ) -> None:
-    """Print the table."""
-    model = load_model(name)
-    reports = {
-        label: evaluate(model, policy, list(TASKS), samples, cache=cache, block_length=block)
-        for label, policy in tqdm(POLICIES.items(), disable=None)
-    }
-    print(*table(reports), sep="\n")
+    """Measure what is not kept yet, and print the table."""
+    model = load_model(name, device=device)
+    found = {}
+    for policy, over in tqdm(list(product(only or POLICIES, cache)), disable=None):
+        path = keep / f"{Path(name).name}-{policy}-{over}-{block}.json"
+        if not path.exists():
+            report = evaluate(
+                model, POLICIES[policy][1], tasks, samples, cache=over, block_length=block, batch_size=batch
+            )
+            keep.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(report.to_dict(), indent=1) + "\n")
+        found[policy, over] = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+    print(*table(found), sep="\n")
 
 
 if __name__ == "__main__":
