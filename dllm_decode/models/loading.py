@@ -92,7 +92,7 @@ def load_model(
         module,
         mask_id=mask_id,
         eos_ids=_eos_ids(config, generation, tokenizer),
-        pad_id=next(iter(_ids(config.pad_token_id, generation.get("pad_token_id"))), None),
+        pad_id=next(iter(_known_ids("pad_token_id", config, generation)), None),
         tokenizer=tokenizer,
         name=str(name_or_path),
         attention=attention,
@@ -237,11 +237,17 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _known_ids(field: str, config: Any, generation: dict[str, Any]) -> tuple[int, ...]:
+    """What both files say in this field, ids of the vocabulary."""
+    listed = _ids(getattr(config, field), generation.get(field))
+    if not all(i < config.embedding_rows for i in listed):
+        raise LoadError(f"{field} is {listed!r:.80}; give ids from 0 to {config.embedding_rows - 1}.")
+    return listed
+
+
 def _eos_ids(config: Any, generation: dict[str, Any], tokenizer: TextCodec | None) -> tuple[int, ...]:
     """Ids that end an answer: the checkpoint's own or the family's, and those of the family's stop tokens."""
-    listed = _ids(config.eos_token_id, generation.get("eos_token_id"))
-    if not all(i < config.embedding_rows for i in listed):
-        raise LoadError(f"eos_token_id is {listed!r:.80}; give ids from 0 to {config.embedding_rows - 1}.")
+    listed = _known_ids("eos_token_id", config, generation)
     if not listed:
         listed = tuple(i for i in config.default_eos_ids if i < config.embedding_rows)
     known = {} if tokenizer is None else tokenizer.tokenizer.get_vocab()

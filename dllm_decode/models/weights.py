@@ -127,7 +127,7 @@ def read_weights(
         finish: called with name and layer as soon as its weights are there, before the next is read (to quantise it).
     """
     with torch.device("meta"):
-        module = family(config).to(dtype)
+        module = family(config).to(dtype)  # type: ignore[arg-type]
     wide = set(family._keep_in_fp32_modules_strict or ())
     shards = _shards(folder)
     size = sum(shard.stat().st_size for shard in shards)

@@ -268,6 +268,8 @@ def test_old_rotary_buffers_in_a_checkpoint_are_ignored(checkpoint: Path) -> Non
         ("architectures", [[]], "must be a list of names"),
         ("architectures", 5, "must be a list of names"),
         ("eos_token_id", [None], "names None as the id of a special token"),
+        ("eos_token_id", 280, r"eos_token_id is \(280,\); give ids from 0 to 279"),
+        ("pad_token_id", 10**23, "pad_token_id is .*; give ids from 0 to 279"),
         ("rms_norm_eps", {"a": 1}, "rms_norm_eps"),
         ("rope_theta", "x", "cannot read .*could not convert string to float"),
         ("rope_theta", -1.0, "must be a positive number"),
