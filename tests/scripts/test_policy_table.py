@@ -6,31 +6,61 @@ from pathlib import Path
 
 from dllm_decode.lab.summary import summarise_folder
 from scripts.docs_page import put
-from scripts.policy_table import LABELS, POLICIES, per_task, table
+from scripts.policy_table import KNOBS, POLICIES, choose, per_task, rows, spelled, table
 from tests.dllm_decode.lab.lab_records import write_run
+from tests.dllm_decode.lab.lab_toys import made
 
 PAGE = Path(__file__).parents[2] / "docs" / "policies.md"
 
 
 def test_every_policy_has_its_row(tmp_path):
-    policies = tuple(policy for policy, _ in POLICIES.values())
-    write_run(tmp_path, policies, "copy,sort", ("none",), samples=2, templates=(0,))
+    named = rows({})
+    write_run(
+        tmp_path, tuple(policy for policy, _ in named.values()), "copy,sort", ("none",), samples=2, templates=(0,)
+    )
     summary = summarise_folder(tmp_path)
     names = [*POLICIES, "EGP (oracle)"]
-    head, rule, *rows = table(summary)
-    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in names]
-    assert len({line.count("|") for line in (head, rule, *rows)}) == 1
-    for row, (_, claim) in zip(rows, POLICIES.values(), strict=False):
+    head, rule, *lines = table(summary, named)
+    assert [row.split(" | ")[0] for row in lines] == [f"| {name}" for name in names]
+    assert len({line.count("|") for line in (head, rule, *lines)}) == 1
+    for row, (_, claim) in zip(lines, POLICIES.values(), strict=False):
         assert row.endswith(f"| {claim} |")
-    by_task = per_task(summary)
+    by_task = per_task(summary, named, ["copy", "sort"])
     assert by_task[0] == "| policy | copy | sort |"
     assert [row.split(" | ")[0] for row in by_task[2:]] == [f"| {name}" for name in POLICIES]
 
 
-def test_labels_are_unique_and_the_page_has_its_markers(tmp_path):
-    assert len(LABELS) == len(POLICIES)
+def test_tuned_values_follow_their_published_rows():
+    found = rows({"Threshold 0.9": "threshold:threshold=0.88", "Factor 1": None, "Credit": "credit"})
+    names = list(found)
+    assert names[names.index("Threshold 0.9") + 1] == "Threshold 0.9, tuned"
+    assert found["Threshold 0.9, tuned"][0] == "threshold:threshold=0.88"
+    assert "Factor 1, tuned" not in found and found["Factor 1"][1].endswith("(no value tried stays within a point)")
+    assert found["Credit"][1].endswith("(tuned: as published)")
+
+
+def test_the_fastest_that_is_shown_to_lose_at_most_a_point_is_chosen():
+    def records(label, forwards, wrong, count=1000):
+        return [made(label=label, sample=i, nfe=forwards, correct=i >= wrong) for i in range(count)]
+
+    tried = ["threshold:threshold=0.8", "threshold:threshold=0.88"]
+    runs = [*records("static", 20, 0), *records("threshold", 5, 0)]
+    runs += [*records(tried[0], 2, 9), *records(tried[1], 3, 2)]
+    knobs = {"Threshold 0.9": tried}
+    assert choose(runs, knobs) == {
+        "Threshold 0.9": tried[1]
+    }  # 0.9 points lost are within a point, but not shown to be
+    assert choose(runs, knobs, drop=2.0) == {"Threshold 0.9": tried[0]}
+    assert choose(runs, {"Factor 1": ["factor:factor=0.5"]}) == {"Factor 1": None}
+
+
+def test_labels_are_unique_knobs_parse_and_the_page_has_its_markers(tmp_path):
+    assert len({spelled(policy) for policy, _ in POLICIES.values()}) == len(POLICIES)
+    assert set(KNOBS) <= set(POLICIES)
+    for tried in KNOBS.values():
+        assert len({spelled(policy) for policy in tried}) == len(tried)
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
-    for name in ("overall", "tasks"):
+    for name in ("overall", "tasks", "long"):
         put(page, name, [f"new {name}"])
-    assert "new overall" in page.read_text() and "new tasks" in page.read_text()
+    assert all(f"new {name}" in page.read_text() for name in ("overall", "tasks", "long"))
