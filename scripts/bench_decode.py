@@ -109,6 +109,8 @@ def gpu_table(
     families: list[str] | None,
     lengths: list[int] | None,
     batches: list[int] | None,
+    pairs: list[str] | None,
+    caches: list[str] | None,
     as_json: bool,
     docs: Path | None,
     smoke: bool,
@@ -119,7 +121,14 @@ def gpu_table(
         raise typer.BadParameter(f"there is no family {unknown[0]!r}; use {' or '.join(gpu_bench.FAMILIES)}.")
     plan = gpu_bench.plan_for(dry_run, docs)
     plan = replace(plan, lengths=tuple(lengths or plan.lengths), batches=tuple(batches or plan.batches))
-    short = [n for n in plan.lengths if n <= plan.suffix]
+    try:
+        plan = replace(plan, shapes=tuple((int(n), int(b)) for n, b in (x.split("x") for x in pairs or [])))
+    except ValueError as error:
+        raise typer.BadParameter(f"--shape is {pairs!r}; give NxB, such as 1024x8.") from error
+    if unknown := [name for name in caches or [] if name not in plan.caches]:
+        raise typer.BadParameter(f"--cache is {unknown[0]!r}; use {' or '.join(plan.caches)}.")
+    plan = replace(plan, caches=tuple(caches or plan.caches))
+    short = [n for n, _, _ in plan.cases if n <= plan.suffix]
     if short:
         raise typer.BadParameter(
             f"N = {short[0]} leaves no prompt before {plan.suffix} cells; give a larger --length."
@@ -129,10 +138,20 @@ def gpu_table(
     where = f"{gpu_page.name_of(plan.device)}, {gpu_page.versions()}"
     if smoke:
         return gpu_smoke.smoke(plan, machine, where)
-    rows = list(gpu_bench.step_rows(plan, machine, chosen, textbook))
+    rows: list[gpu_bench.GpuRow] = []
+    runs: list[gpu_runs.RunRow] = []
+    errors: dict[str, float] = {}
     pace = gpu_runs.recorded_pace(plan.block)
-    runs = [gpu_runs.whole_run(plan, machine, name, pace) for name in chosen]
-    errors = {name: gpu_runs.relative_error(plan, name) for name in chosen}
+    for name in chosen:  # the page is written as it goes, so that what was measured survives whatever comes next
+        model = gpu_bench.random_model(name, plan)
+        for row in gpu_bench.step_rows(model, name, plan, machine, textbook):
+            rows.append(row)
+            print(*gpu_page.row_lines([row], [])[2:3], file=sys.stderr, flush=True)
+            if docs is not None:
+                gpu_page.write(docs, rows, runs, errors, plan.device)
+        runs.append(gpu_runs.whole_run(model, plan, machine, name, pace))
+        errors[name] = gpu_runs.relative_error(model, plan)
+        del model
     if as_json:
         record = {"rows": [asdict(r) for r in rows], "runs": [asdict(r) for r in runs], "errors": errors}
         print(json.dumps({**record, "machine": asdict(machine), "versions": where}))
@@ -169,11 +188,13 @@ def main(
     family: Annotated[list[str] | None, typer.Option(help="With --gpu: llada, dream (default both).")] = None,
     length: Annotated[list[int] | None, typer.Option(help="With --gpu: N (default 512, 1024, 2048).")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="With --gpu: B (default 1, 8, 32).")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="With --gpu: NxB instead, such as 1024x8.")] = None,
+    cache: Annotated[list[str] | None, typer.Option(help="With --gpu: prefix, dual (default both).")] = None,
 ) -> None:
     """Measure; see the module's own text."""
     torch.set_num_threads(threads)
     if gpu:
-        sentences = gpu_table(dry_run, textbook, family, length, batch, as_json, docs, smoke)
+        sentences = gpu_table(dry_run, textbook, family, length, batch, shape, cache, as_json, docs, smoke)
         check = check or smoke
         for sentence in sentences if check else []:
             print(sentence, file=sys.stderr)

@@ -17,13 +17,24 @@ def put(page: Path, name: str, lines: Sequence[str]) -> None:
     Raises:
         SystemExit: the page lacks a marker, or has it twice.
     """
+    head, _, tail = _cut(page, name)
+    page.write_text("\n".join([head, "", *lines, "", tail]), encoding="utf-8")
+
+
+def section(page: Path, name: str) -> list[str]:
+    """The lines between two markers, see :func:`put`."""
+    return _cut(page, name)[1].splitlines()
+
+
+def _cut(page: Path, name: str) -> tuple[str, str, str]:
+    """Up to the first marker, between both, from the second on."""
     text = page.read_text(encoding="utf-8")
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise SystemExit(f"{page} needs the lines '{begin}' and '{end}' once each, in this order.")
     head, rest = text.split(begin)
-    _, tail = rest.split(end)
-    page.write_text("\n".join([head + begin, "", *lines, "", end + tail]), encoding="utf-8")
+    inside, tail = rest.split(end)
+    return head + begin, inside, end + tail
 
 
 def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -53,8 +53,9 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 
 def _fusable(x: Tensor, y: Tensor | None) -> bool:
     """The kernels have no backward pass, and want both operands alike (adapters may change the dtype)."""
-    alike = y is None or (y.dtype == x.dtype and y.shape == x.shape)
-    return alike and kernels.worthwhile(x.device, x.dtype) and not torch.is_grad_enabled()
+    if torch.is_grad_enabled() or (y is not None and (y.dtype != x.dtype or y.shape != x.shape)):
+        return False  # asked first: what trains is compiled, and torch.compile would trace the questions below
+    return kernels.worthwhile(x.device, x.dtype)
 
 
 def rotary_tables(

@@ -79,30 +79,30 @@ class Experts(nn.Module):
         Returns:
             `[T, width]`, x's dtype.
         """
-        token = torch.arange(len(x), device=x.device)[:, None].expand_as(chosen).flatten()
         expert, order = chosen.flatten().sort(stable=True)
-        token, share = token[order], weights.flatten()[order][:, None]
-        counts = torch.bincount(expert, minlength=len(self.gate_up_proj))
-        rows = x[token]
-        said = self._grouped(rows, counts) if x.device.type == "cuda" else self._looped(rows, counts)
-        out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        return out.index_add_(0, token, said.to(out.dtype) * share.to(out.dtype)).to(x.dtype)
+        experts = torch.arange(len(self.gate_up_proj), device=x.device)
+        ends = torch.searchsorted(expert, experts, right=True, out_int32=True)  # bincount would wait for the device
+        rows = x[order // chosen.shape[1]]
+        said = self._grouped(rows, ends) if x.device.type == "cuda" else self._looped(rows, ends)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        # Back in the tokens' order, so that the sum is over a fixed axis: atomic sums come out in any order on a GPU.
+        back = torch.empty(said.shape, dtype=dtype, device=x.device).index_copy_(0, order, said.to(dtype))
+        return (back.unflatten(0, chosen.shape) * weights.to(dtype)[..., None]).sum(1).to(x.dtype)
 
-    def _looped(self, rows: Tensor, counts: Tensor) -> Tensor:
+    def _looped(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows `[N, width]` sorted by expert, one product after the other, only of the experts that are asked."""
         said, begin = [], 0
-        for expert, count in enumerate(counts.tolist()):
-            if count:
-                gate, up = F.linear(rows[begin : begin + count], self.gate_up_proj[expert]).chunk(2, dim=-1)
+        for expert, end in enumerate(ends.tolist()):
+            if end > begin:
+                gate, up = F.linear(rows[begin:end], self.gate_up_proj[expert]).chunk(2, dim=-1)
                 said.append(F.linear(F.silu(gate) * up, self.down_proj[expert]))
-                begin += count
+                begin = end
         return torch.cat(said) if said else rows
 
-    def _grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
+    def _grouped(self, rows: Tensor, ends: Tensor) -> Tensor:
         """The same in one grouped product per projection, without the host knowing how many rows an expert gets."""
-        ends = counts.cumsum(0).to(torch.int32)
         if rows.dtype != torch.bfloat16 or not hasattr(F, "grouped_mm"):
-            return self._looped(rows, counts)
+            return self._looped(rows, ends)
         gate, up = F.grouped_mm(rows, self.gate_up_proj.mT, offs=ends).chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate) * up, self.down_proj.mT, offs=ends)
 

@@ -22,11 +22,13 @@ class Clock:
 
     Attributes:
         most: stop before the next forward. ``marks``: seconds, and whether it opened a block; one more for the end.
-        asked: arguments of ``ModelStep.run``, by kind of forward. ``bare``: seconds of one of each kind on its own.
+        asked: arguments of ``ModelStep.run``, by kind of forward, while it runs. ``bare``: seconds of one of each kind
+            on its own, ``repeats`` times.
         discarded: steps begun ahead and thrown away.
     """
 
     most: int
+    repeats: int = 5
     marks: list[tuple[float, bool]] = field(default_factory=list)
     asked: dict[bool, list[tuple[Any, ...]]] = field(default_factory=lambda: {True: [], False: []})
     bare: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
@@ -62,11 +64,15 @@ class Clock:
             pass
         else:
             self.marks.append((time.perf_counter(), False))
+        finally:
+            del forwarder.predict, step.run  # they hold what holds them, and the run's cache with it
         self.discarded = step.discarded
         for opening, calls in self.asked.items():
             if calls:
                 arguments = calls[len(calls) // 2][:5]  # without the last: nothing is begun ahead
-                self.bare[opening] = walls(lambda arguments=arguments: ask(*arguments))  # type: ignore[misc]
+                call = lambda arguments=arguments: ask(*arguments)  # type: ignore[misc]  # noqa: E731
+                self.bare[opening] = walls(call, self.repeats)
+                calls.clear()  # they hold the cache
 
     def steps(self, opening: bool) -> list[float]:
         """Seconds of each step of a kind."""

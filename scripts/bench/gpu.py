@@ -6,7 +6,7 @@ The dry run goes through the same code on the CPU with shrunken shapes; its figu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -40,7 +40,8 @@ class Plan:
 
     Attributes:
         device, dtype: where and in what. ``dry``: shrunken shapes.
-        lengths: slots per row N. ``batches``: rows B. ``block``, ``suffix``: cells per block, cells after the prompt.
+        lengths: slots per row N. ``batches``: rows B. ``shapes``: pairs of both, in place of every combination.
+        caches: which. ``block``, ``suffix``: cells per block, cells after the prompt.
         prompt: tokens before the cells in the whole run.
     """
 
@@ -52,6 +53,14 @@ class Plan:
     block: int = 32
     suffix: int = SUFFIX
     prompt: int = 1000
+    shapes: tuple[tuple[int, int], ...] = ()
+    caches: tuple[str, ...] = ("prefix", "dual")
+
+    @property
+    def cases(self) -> list[tuple[int, int, str]]:
+        """N, B and cache of every line of the table."""
+        pairs = self.shapes or tuple(product(self.lengths, self.batches))
+        return [(length, batch, cache) for length, batch in pairs for cache in self.caches]
 
     def shrunken(self) -> Plan:
         """The dry run's sizes."""
@@ -156,8 +165,8 @@ def time_steps(
     prompts = prompts_of(model, length - plan.suffix, batch)
     config = GenerationConfig(max_new_tokens=plan.suffix, block_length=plan.block, early_stop=False)
     sampler = DiffusionSampler(model, policy, cache=cache, config=config)
-    for _ in range(2):
-        clock = Clock(most)
+    for repeats in (0, 5 if batch < 32 else 3):
+        clock = Clock(most, repeats)
         clock.run(sampler, prompts, forecast)
     return clock
 
@@ -177,18 +186,15 @@ def textbook_of(
     return found
 
 
-def step_rows(plan: Plan, machine: Machine, families: Sequence[str], textbook: bool) -> Iterator[GpuRow]:
+def step_rows(model: NativeModel, family: str, plan: Plan, machine: Machine, textbook: bool) -> Iterator[GpuRow]:
     """The table, one shape after the other; shapes that do not fit are left out, and said so."""
-    for family in families:
-        model = random_model(family, plan)
-        for length, batch, cache in product(plan.lengths, plan.batches, ("prefix", "dual")):
-            try:
-                yield from rows_of(model, family, plan, machine, length, batch, cache, textbook)
-            except (CacheError, torch.OutOfMemoryError):
-                if plan.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                print(f"{family}, {cache}, N={length}, B={batch}: does not fit, left out", file=sys.stderr)
-        del model
+    for length, batch, cache in plan.cases:
+        try:
+            yield from rows_of(model, family, plan, machine, length, batch, cache, textbook)
+        except (CacheError, torch.OutOfMemoryError):
+            if plan.device.type == "cuda":
+                torch.cuda.empty_cache()
+            print(f"{family}, {cache}, N={length}, B={batch}: does not fit, left out", file=sys.stderr)
 
 
 def rows_of(

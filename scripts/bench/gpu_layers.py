@@ -10,10 +10,10 @@ What decides between Triton and torch.compile, and between the back ends of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -137,17 +137,25 @@ def lines(rows: list[LayerRow]) -> list[str]:
 @torch.no_grad()
 def main(
     dry_run: Annotated[bool, typer.Option(help="Shrunken shapes on the CPU; the figures mean nothing.")] = False,
+    tokens: Annotated[
+        list[int] | None, typer.Option(help="Rows of the elementwise parts (32, 256, 1024, 8192).")
+    ] = None,
+    length: Annotated[list[int] | None, typer.Option(help="N of the attention (default 512, 1024, 2048).")] = None,
     docs: Annotated[Path | None, typer.Option(help="Page to write the table into, between its markers.")] = None,
 ) -> None:
     """Measure; see the module's own text."""
     plan = plan_for(dry_run, docs)
+    plan = replace(plan, lengths=tuple(length or plan.lengths))
     machine = rates(plan)
-    tokens = (2, 8) if dry_run else (32, 256, 1024, 8192)
-    rows = [*elementwise_rows(plan, machine, tokens), *attention_rows(plan, machine)]
-    print(*lines(rows), sep="\n")
-    if docs is not None:
-        where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."
-        put(docs, "gpu layers", [where, "", *lines(rows)])
+    where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."
+    many = tuple(tokens or ((2, 8) if dry_run else (32, 256, 1024, 8192)))
+    print(*lines([]), sep="\n", flush=True)
+    rows: list[LayerRow] = []
+    for row in chain(attention_rows(plan, machine), elementwise_rows(plan, machine, many)):
+        rows.append(row)
+        print(lines([row])[-1], flush=True)
+        if docs is not None:
+            put(docs, "gpu layers", [where, "", *lines(rows)])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dllm_decode.tasks import few_shot, samples
 from samplers import Decision, Policy, Prediction, View, top
 from samplers.contract.memory import Memory
 from samplers.contract.policy import Forecast
-from scripts.bench.gpu import Plan, random_model, time_steps
+from scripts.bench.gpu import Plan, time_steps
 from scripts.bench.measure import prompts_of
 
 
@@ -92,9 +92,10 @@ class RunRow:
         return self.per_second / self.allowed
 
 
-def whole_run(plan: Plan, machine: Machine, family: str, pace: tuple[tuple[int, ...], ...]) -> RunRow:
+def whole_run(
+    model: NativeModel, plan: Plan, machine: Machine, family: str, pace: tuple[tuple[int, ...], ...]
+) -> RunRow:
     """One prompt, dual cache, ``plan.suffix`` cells, committed at the recorded pace."""
-    model = random_model(family, plan)
     shape = Shape.of(model.module.config, plan.dtype.itemsize)
     length = plan.prompt + plan.suffix
     policy = Paced(pace)
@@ -110,18 +111,20 @@ def whole_run(plan: Plan, machine: Machine, family: str, pace: tuple[tuple[int, 
 
 
 @torch.no_grad()
-def relative_error(plan: Plan, family: str) -> float:
-    """Norm of the difference of the logits of the plan's dtype from fp32, over the norm of fp32's."""
+def relative_error(model: NativeModel, plan: Plan) -> float:
+    """Norm of the difference of the logits of the plan's dtype from fp32, over the norm of fp32's.
+
+    The model's weights are fp32 afterwards.
+    """
     length = min(256, min(plan.lengths))
 
-    def logits(model: NativeModel) -> Tensor:
+    def logits() -> Tensor:
         ids = torch.tensor(prompts_of(model, length, 1), device=plan.device)
         lengths = torch.tensor([length], device=plan.device)
         inp = ForwardInput(ids, torch.arange(length, device=plan.device)[None], lengths, lengths)
         return model.head(model.hidden(inp, torch.arange(0, length, 4, device=plan.device))).float()
 
-    model = random_model(family, plan)
-    low = logits(model)
+    low = logits()
     model.module.float()
-    high = logits(model)
+    high = logits()
     return float((low - high).norm() / high.norm())

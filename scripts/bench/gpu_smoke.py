@@ -103,7 +103,8 @@ def smoke(plan: Plan, machine: Machine, where: str) -> list[str]:
         said.append(f"{name} {short} {error:.0e}")
         if not error <= TOLERANCE[dtype]:
             wrong.append(f"{name} in {short}: relative error {error:.1e}, at most {TOLERANCE[dtype]:g} is allowed.")
-    equal = recorded_equals_eager(plan.device, dtypes[-1])
+    # In fp32: padding to a bucket may change the matrix product's kernel, and in bf16 its last digit decides ties.
+    equal = recorded_equals_eager(plan.device, torch.float32)
     console.print(f"recorded steps equal eager ones: {equal}")
     if not equal:
         wrong.append("recorded steps decode other tokens than eager ones.")

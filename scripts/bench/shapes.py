@@ -60,4 +60,6 @@ def random_model(shape: str, dtype: torch.dtype, device: torch.device, small: bo
     mask_id = module.config.mask_token_id
     with torch.no_grad():
         module.get_output_embeddings().weight[mask_id] = 0  # type: ignore[operator]
+    if device.type != "cpu":
+        module.ready()  # as on load
     return NativeModel(module, mask_id=mask_id, name=f"random {shape}")

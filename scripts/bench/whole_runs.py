@@ -30,11 +30,12 @@ from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import NativeModel, load_model
 from dllm_decode.models.packed import pack_linears
+from dllm_decode.models.quantize import check_quantize, quantize_linears
 from scripts.bench.gpu import Plan, plan_for, random_model, rates
 from scripts.bench.gpu_page import name_of, versions
 from scripts.bench.measure import prompts_of, sync, time_textbook
 from scripts.bench.shapes import SHAPES
-from scripts.docs_page import markdown_table, put
+from scripts.docs_page import markdown_table, put, section
 
 POLICIES = ("threshold", "localleap", "freedave", "credit")
 
@@ -81,23 +82,25 @@ def allowed_seconds(model: NativeModel, machine: Machine, plan: Plan, rows: int,
 def whole_runs(
     model: NativeModel, plan: Plan, machine: Machine, policies: Sequence[str], pairs: int
 ) -> Iterator[WholeRun]:
-    """Every policy at every batch size; the three ways take turns."""
+    """Every policy at every batch size; the three ways take turns, the textbook's once for every pace."""
     block = min(plan.block, model.attention_block or plan.block)
     cache = "block" if model.attention_block else "dual"
     config = GenerationConfig(max_new_tokens=plan.suffix, block_length=block, early_stop=False)
     for rows in plan.batches:
         prompts = prompts_of(model, plan.prompt, rows)
+        books: dict[int, list[float]] = {}  # of the textbook loop, by the cells that it commits per forward
         for policy in policies:
             sampler = DiffusionSampler(model, policy, cache=cache, config=config)
             _, forwards, _ = timed(sampler, prompts, True)  # compiles and records
             k = max(1, round(plan.suffix / forwards))
-            spent: dict[str, list[float]] = {"ahead": [], "plain": [], "textbook": []}
+            textbook = model.attention_block is None and k not in books
+            spent: dict[str, list[float]] = {"ahead": [], "plain": [], "textbook": books.setdefault(k, [])}
             discarded = 0
             for _ in range(pairs):
                 seconds, forwards, discarded = timed(sampler, prompts, True)
                 spent["ahead"].append(seconds)
                 spent["plain"].append(timed(sampler, prompts, False)[0])
-                if model.attention_block is None:
+                if textbook:
                     sync(plan.device)
                     book = time_textbook(model, prompts, plan.suffix, block, k, cache, 0.0)
                     spent["textbook"].append(sum(map(sum, book)))
@@ -123,10 +126,17 @@ def lines(runs: Sequence[WholeRun]) -> list[str]:
     return markdown_table(head, body)
 
 
+def others(found: Sequence[str], where: str, model: str) -> list[str]:
+    """Lines of other models in a table of the same machine, versions and day."""
+    same = where in found
+    return [line for line in found if same and line.startswith("| ") and not line.startswith(("| model", "| ---"))
+            and not line.startswith(f"| {model} |")]  # fmt: skip
+
+
 def main(
     shape: Annotated[str, typer.Option(help=f"Random weights of this shape: {', '.join(SHAPES)}.")] = "llada",
     model: Annotated[str | None, typer.Option(help="A bundled model or a checkpoint folder instead.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8, fp8 or int4: the matrices of --model.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8, fp8 or int4: the matrices.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Rows together; may be given several times.")] = None,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens before the cells.")] = 1000,
@@ -146,16 +156,25 @@ def main(
     where = str(plan.device)
     if model is None:
         loaded = random_model(shape, plan)
+        if quantize is not None:
+            check_quantize(quantize, plan.device)
+            quantize_linears(loaded.module, quantize)
+            loaded.module.ready(joined=False)
+            loaded.name += f", {quantize}"
     else:
         loaded = load_model(model, device=where, dtype=plan.dtype, quantize=quantize)
     if cpu and model is None:
         pack_linears(loaded.module)  # as on load
-    runs = list(whole_runs(loaded, plan, rates(plan), policy or POLICIES, pairs))
     where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."
     print(f"prompt {plan.prompt}, {plan.suffix} cells; {where}" + (" Dry run." if plan.dry else ""))
-    print(*lines(runs), sep="\n")
-    if docs is not None and not cpu:
-        put(docs, "gpu whole runs", [where, "", *lines(runs)])
+    print(*lines([]), sep="\n", flush=True)
+    runs: list[WholeRun] = []
+    earlier = [] if docs is None else others(section(docs, "gpu whole runs"), where, loaded.name)
+    for run in whole_runs(loaded, plan, rates(plan), policy or POLICIES, pairs):  # printed and written as it goes
+        runs.append(run)
+        print(lines([run])[-1], flush=True)
+        if docs is not None and not cpu:
+            put(docs, "gpu whole runs", [where, "", *lines(runs), *earlier])
 
 
 if __name__ == "__main__":

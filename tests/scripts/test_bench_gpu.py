@@ -98,10 +98,9 @@ def test_whole_runs_follow_their_pace_with_steps_begun_ahead(monkeypatch: pytest
         models.append(model)
         return model
 
-    monkeypatch.setattr(gpu_runs, "random_model", recorded)
     hits: list[float] = []
     monkeypatch.setattr(Lookahead, "hit", lambda look, seconds: hits.append(seconds))
-    found = gpu_runs.whole_run(DRY, Machine(1e11, 1e10), "llada", ((1, 1, 2), (2, 1, 1)))
+    found = gpu_runs.whole_run(recorded("llada", DRY), DRY, Machine(1e11, 1e10), "llada", ((1, 1, 2), (2, 1, 1)))
     assert found.forwards == 9 and found.discarded == 0 and found.share > 0
     # The run before the one that counts, and that one: three blocks of an opening, a step, and a step begun ahead.
     assert len(models) == 1 and len(hits) == 6
@@ -121,7 +120,7 @@ def test_shapes_that_do_not_fit_are_left_out(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(gpu, "time_steps", full)
-    assert list(gpu.step_rows(DRY, Machine(1e11, 1e10), ["llada"], False)) == []
+    assert list(gpu.step_rows(gpu.random_model("llada", DRY), "llada", DRY, Machine(1e11, 1e10), False)) == []
     assert "llada, dual, N=40, B=1: does not fit, left out" in capsys.readouterr().err
 
 
