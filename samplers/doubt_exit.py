@@ -60,6 +60,15 @@ class DoubtExit(Policy):
     def finish(  # noqa: D102
         self, view: View, prediction: Prediction, decision: Decision, memory: Seen | None
     ) -> tuple[Decision, Memory]:
+        filled, doubt, memory = self.judge(view, prediction, memory)
+        leaves = doubt <= self.eps
+        fill = view.masked & leaves[:, None]
+        values = torch.where(fill, filled, decision.values)
+        stop = leaves if decision.stop is None else leaves | decision.stop
+        return replace(decision, write=decision.write | fill, values=values, stop=stop), memory
+
+    def judge(self, view: View, prediction: Prediction, memory: Seen | None) -> tuple[Tensor, Tensor, Seen | None]:
+        """The canvas filled with what is proposed, long ``[B, G]``, and its doubt, fp32 ``[B]``; inf = cannot tell."""
         token, confidence, known = prediction.token, prediction.confidence, prediction.predicted
         if memory is not None:
             token = torch.where(known, token, memory.token)
@@ -71,10 +80,6 @@ class DoubtExit(Policy):
         text = ends.cumsum(-1) - ends.long() == 0
         waiting = view.masked & text
         doubt = ((1 - confidence) * waiting).sum(-1)
-        leaves = (doubt <= self.eps) & ~(waiting & ~known).any(-1)
-
-        fill = view.masked & leaves[:, None]
+        doubt = doubt.masked_fill((waiting & ~known).any(-1), torch.inf)
         last = proposed.gather(1, ends.to(torch.uint8).argmax(-1, keepdim=True))
-        values = torch.where(fill, torch.where(text, token, last), decision.values)
-        stop = leaves if decision.stop is None else leaves | decision.stop
-        return replace(decision, write=decision.write | fill, values=values, stop=stop), memory
+        return torch.where(text, proposed, last), doubt, memory

@@ -1,0 +1,117 @@
+"""Is doubt calibrated? Summed doubt of the text against the share of right fills, forward by forward.
+
+    python -m scripts.doubt_plot --picture docs/doubt.png     # prints the table too
+
+At every forward of a decider the whole text is filled with what is proposed, and judged: `DoubtExit` leaves where the
+doubt is at most its ``eps``. The bound on the chance of a wrong fill is the doubt itself (grey).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
+from dllm_decode.engine.sampler import DiffusionSampler
+from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.lab.metrics import wilson
+from dllm_decode.models import load_model
+from dllm_decode.tasks import TASKS, group, samples, score
+from samplers import Composition, DoubtExit, parse_policy
+from scripts.docs_page import markdown_table
+from scripts.plots import new_figure
+
+DECIDERS = {"one cell per forward": "topk:k=1", "threshold 0.9": "threshold"}
+EDGES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+Bins = list[tuple[int, int]]  #: per interval of doubt: right fills, fills
+
+
+@dataclass(frozen=True)
+class Watch(DoubtExit):
+    """Never leaves; keeps (row, filled canvas, doubt) of every forward."""
+
+    kept: list[tuple[int, list[int], float]] = field(default_factory=list, compare=False)
+
+    def finish(self, view, prediction, decision, memory):  # type: ignore[no-untyped-def]
+        """See `DoubtExit.finish`."""
+        filled, doubt, memory = self.judge(view, prediction, memory)
+        live = view.masked.any(-1).tolist()
+        for name, row, d, alive in zip(view.name.tolist(), filled.tolist(), doubt.tolist(), live, strict=True):
+            if alive:
+                self.kept.append((name, row, d))
+        return decision, memory
+
+
+def measure(model: DenoisingModel, policy: str, tasks: Sequence[str], count: int) -> Bins:
+    """Right fills and fills per interval of doubt."""
+    right, total = [0] * (len(EDGES) - 1), [0] * (len(EDGES) - 1)
+    for task in tqdm(tasks, desc=policy, disable=None):
+        drawn = samples(task, "valid", count, 0)
+        watch = Watch()
+        config = GenerationConfig(max_new_tokens=TASKS[task].max_new_tokens, block_length=BLOCK_LENGTH)
+        sampler = DiffusionSampler(model, Composition.of(parse_policy(policy), watch), "none", config)
+        sampler.generate([sample.prompt for sample in drawn])
+        judged: dict[tuple[int, str], bool] = {}  # most forwards propose what the one before did
+        for row, ids, doubt in watch.kept:
+            at = sum(doubt > edge for edge in EDGES[1:])
+            if at >= len(total):
+                continue
+            end = next((i for i, token in enumerate(ids) if token in model.eos_ids), len(ids))
+            text = model.tokenizer.decode(ids[:end], skip_special_tokens=True)
+            if (row, text) not in judged:
+                judged[row, text] = score(drawn[row], text)
+            right[at] += judged[row, text]
+            total[at] += 1
+    return list(zip(right, total, strict=True))
+
+
+def draw(found: dict[str, Bins], picture: Path) -> None:
+    """Points with their Wilson intervals over the union bound."""
+    figure = new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    for at, (low, high) in enumerate(zip(EDGES, EDGES[1:], strict=False)):
+        bound = 100 * max(0.0, 1 - high), 100 * max(0.0, 1 - low)
+        axes.bar(at, bound[1] - bound[0], 0.92, bound[0], color="0.6", alpha=0.3, linewidth=0)
+    for k, (name, bins) in enumerate(found.items()):
+        shown = [(at, *bin) for at, bin in enumerate(bins) if bin[1]]
+        share = [100 * right / count for _, right, count in shown]
+        ends = [wilson(right, count) for _, right, count in shown]
+        below = [max(0.0, s - 100 * low) for s, (low, _) in zip(share, ends, strict=True)]
+        above = [max(0.0, 100 * high - s) for s, (_, high) in zip(share, ends, strict=True)]
+        place = [at + 0.24 * (k - (len(found) - 1) / 2) for at, _, _ in shown]
+        look: dict[str, Any] = {"color": ("#0072b2", "#d55e00")[k % 2], "marker": "os"[k % 2]}
+        axes.errorbar(place, share, [below, above], label=name, linestyle="", markersize=5, elinewidth=1, **look)
+    axes.set_xticks(range(len(EDGES) - 1), [f"{a:g}–{b:g}" for a, b in zip(EDGES, EDGES[1:], strict=False)])
+    axes.tick_params(axis="x", labelsize=8, labelrotation=30)
+    axes.set(xlabel="summed doubt of the text", ylabel="right fills (%)", ylim=(-2, 102))
+    axes.set_title("Doubt against right fills (grey: 1 - doubt, the union bound)", loc="left", fontsize=11)
+    axes.legend(frameon=False, loc="lower left")
+    figure.savefig(picture, dpi=150)
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A bundled model or a folder.")] = "tiny",
+    tasks: Annotated[str, typer.Option(help="'all', 'long', 'all,long' or names with commas.")] = "all,long",
+    count: Annotated[int, typer.Option(min=1, help="Problems per task, of the valid split.")] = 20,
+    picture: Annotated[Path | None, typer.Option(help="PNG to write.")] = None,
+) -> None:
+    """Measure, print, draw."""
+    loaded = load_model(model)
+    names = list(dict.fromkeys(name for word in tasks.split(",") for name in group(word)))
+    found = {name: measure(loaded, policy, names, count) for name, policy in DECIDERS.items()}
+    body = []
+    for at, (low, high) in enumerate(zip(EDGES, EDGES[1:], strict=False)):
+        shares = [f"{100 * bins[at][0] / max(1, bins[at][1]):.1f} ({bins[at][1]})" for bins in found.values()]
+        body.append([f"{low:g} to {high:g}", *shares])
+    print(*markdown_table(["doubt", *(f"right fills %, {name} (fills)" for name in found)], body), sep="\n")
+    if picture is not None:
+        draw(found, picture)
+
+
+if __name__ == "__main__":
+    typer.run(main)
