@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
@@ -136,10 +137,16 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def start() -> int:
     """The program: :func:`main`, and no traceback however often Ctrl-C is pressed while it ends."""
+    code = INTERRUPTED
     try:
-        return main()
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)
+        code = main()
+        if code not in (INTERRUPTED, TERMINATED):
+            return code
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except (KeyboardInterrupt, OSError):  # OSError: whoever read has gone too
+        pass
+    os._exit(code)  # at once: taking torch apart may last a second or two
 
 
 def _explain(error: Exception) -> tuple[int, str]:

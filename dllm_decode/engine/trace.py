@@ -176,7 +176,7 @@ def _check_step(step: TraceStep, number: int, cells: int) -> None:
     numbers = (step.step, step.block, step.start, step.end, step.length, step.rows, step.tokens)
     if not all(isinstance(x, list) for x in lists) or not _is_whole(*numbers, *step.cells, *step.old, *step.new):
         raise TypeError("a step's fields have the wrong types")
-    if not all(isinstance(p, (int, float)) for p in step.confidence) or not _is_whole(*step.filled):
+    if not all(isinstance(p, (int, float)) and abs(p) < 1e9 for p in step.confidence) or not _is_whole(*step.filled):
         raise TypeError("a step's fields have the wrong types")
     if not isinstance(step.inserted, list) or not _is_whole(*step.inserted) or len(step.inserted) not in (0, 3):
         raise TypeError("a step's fields have the wrong types")

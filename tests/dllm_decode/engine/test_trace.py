@@ -97,3 +97,13 @@ def test_a_damaged_step_names_its_line(tmp_path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(TraceError, match=r"line 3 of .* is not part of a trace \(TypeError\)"):
         load_traces(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e300", "null"])
+def test_a_confidence_that_is_none(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    lines = revoking().to_lines()
+    lines[2] = lines[2].replace("[0.5]", f"[{number}]")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(TraceError, match="line 3 of .* is not part of a trace"):
+        load_traces(path)
