@@ -146,9 +146,9 @@ def kinds_of(plan: Plan, length: int, cache: str) -> tuple[tuple[str, int, int],
     return ("opening", length, plan.block), ("step", window, plan.block // 2)
 
 
-def random_model(family: str, plan: Plan) -> NativeModel:
+def random_model(family: str, plan: Plan, joined: bool = True) -> NativeModel:
     """Random weights of a published shape, or of the dry run's."""
-    return shapes.random_model(family, plan.dtype, plan.device, plan.dry)
+    return shapes.random_model(family, plan.dtype, plan.device, plan.dry, joined)
 
 
 def time_steps(

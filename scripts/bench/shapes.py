@@ -45,8 +45,10 @@ def config_of(shape: str, small: bool = False) -> DecoderConfig:
     return type(config)(**{**config.to_diff_dict(), **fields})
 
 
-def random_model(shape: str, dtype: torch.dtype, device: torch.device, small: bool = False) -> NativeModel:
-    """Random weights of a shape, made on the device; the mask's head row is zero."""
+def random_model(
+    shape: str, dtype: torch.dtype, device: torch.device, small: bool = False, joined: bool = True
+) -> NativeModel:
+    """Random weights of a shape, made on the device; the mask's head row is zero. ``joined``: as on load, on a GPU."""
     config = config_of(shape, small)
     family: type[BidirectionalLM] = next(model for model in FAMILIES.values() if model.config_class is type(config))
     torch.manual_seed(0)
@@ -61,5 +63,5 @@ def random_model(shape: str, dtype: torch.dtype, device: torch.device, small: bo
     with torch.no_grad():
         module.get_output_embeddings().weight[mask_id] = 0  # type: ignore[operator]
     if device.type != "cpu":
-        module.ready()  # as on load
+        module.ready(joined)
     return NativeModel(module, mask_id=mask_id, name=f"random {shape}")

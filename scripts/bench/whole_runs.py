@@ -30,7 +30,7 @@ from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.models import NativeModel, load_model
 from dllm_decode.models.packed import pack_linears
-from dllm_decode.models.quantize import check_quantize, quantize_linears
+from dllm_decode.models.quantize import check_quantize, quantizer
 from scripts.bench.gpu import Plan, plan_for, random_model, rates
 from scripts.bench.gpu_page import name_of, versions
 from scripts.bench.measure import prompts_of, sync, time_textbook
@@ -155,11 +155,15 @@ def main(
     plan = replace(plan, batches=tuple(batch or (1,)))
     where = str(plan.device)
     if model is None:
-        loaded = random_model(shape, plan)
+        loaded = random_model(shape, plan, joined=quantize is None)
         if quantize is not None:
             check_quantize(quantize, plan.device)
-            quantize_linears(loaded.module, quantize)
-            loaded.module.ready(joined=False)
+            quantise, parts = (
+                quantizer(quantize, but=loaded.module.model_parts[3]),
+                list(loaded.module.named_modules()),
+            )
+            for name, part in parts:
+                quantise(name, part)
             loaded.name += f", {quantize}"
     else:
         loaded = load_model(model, device=where, dtype=plan.dtype, quantize=quantize)
