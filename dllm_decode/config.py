@@ -123,11 +123,11 @@ class GenerationConfig:
 
     def replace(self, **changes: Any) -> GenerationConfig:
         """A copy with some settings changed; unknown names raise with a suggestion."""
-        return self.from_dict({**self.to_dict(), **changes})
+        return self.from_dict({**vars(self), **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {**dataclasses.asdict(self), "suppress_tokens": list(self.suppress_tokens), "stop": list(self.stop)}
+        return {**vars(self), "suppress_tokens": list(self.suppress_tokens), "stop": list(self.stop)}
 
     def to_json(self) -> str:
         """The settings as one JSON object."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,16 +31,16 @@ class EngineDead(DllmError):
     """The device is in a state in which nothing can be computed any more."""
 
 
-def shared_config(config: GenerationConfig) -> GenerationConfig:
+def shared_settings(config: GenerationConfig) -> dict[str, Any]:
     """What the rows of a pool have in common: a config without its length and seed, which are each row's own."""
-    return replace(config, max_new_tokens=1, seed=0)
+    return {**vars(config), "max_new_tokens": 1, "seed": 0}
 
 
 def alike(one: Request, other: Request) -> bool:
     """Whether one pool takes both: same policy, cache and config, but for length and seed."""
     return (
         one.cache == other.cache
-        and shared_config(one.config) == shared_config(other.config)
+        and shared_settings(one.config) == shared_settings(other.config)
         and one.policy == other.policy
     )
 

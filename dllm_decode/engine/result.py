@@ -127,11 +127,12 @@ class Ending:
         found = cls(content, content + (cells < len(tokens)), len(tokens) - sum(given))
         if codec is None:
             return found
-        first = next((i + 1 for i in reversed(range(cells)) if given[i]), 0)
-        text, count = codec.cut(tokens[first:cells], stop)
-        if count < cells - first:
-            content -= cells - first - count
-            return cls(content, content, found.canvas, codec.decode([*prompt, *tokens[:first]]) + text)
+        if stop:
+            first = next((i + 1 for i in reversed(range(cells)) if given[i]), 0)
+            text, count = codec.cut(tokens[first:cells], stop)
+            if count < cells - first:
+                content -= cells - first - count
+                return cls(content, content, found.canvas, codec.decode([*prompt, *tokens[:first]]) + text)
         return replace(found, text=codec.decode([*prompt, *tokens[:cells]]))
 
     @classmethod

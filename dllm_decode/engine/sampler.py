@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Rows that are decoded together when nobody says how many.
 BATCH_SIZE = 64
+KEPT = 64  #: bound policies that a sampler keeps
 
 
 class DiffusionSampler:
@@ -78,13 +79,21 @@ class DiffusionSampler:
         self.cache = default_cache(self.model) if cache == "auto" else cache
         check_cache_fits(self.model, self.cache)
         self.policy = Composition.of(found.policy)
+        self._told: dict[tuple[Any, ...], Composition] = {}
         self._bound(self.config)  # clashes are found here, not in the middle of a run
 
     def __repr__(self) -> str:
         return f"DiffusionSampler({self.model.name!r}, policy={spell(self.policy)!r}, cache={self.cache!r})"
 
     def _bound(self, config: GenerationConfig) -> Composition:
-        return bind(self.policy, self.model, self.cache, config, self._decode)
+        """The policy told about a config; kept, for it depends on no seed, and what it remembers lives in the run."""
+        key = tuple(value for name, value in vars(config).items() if name != "seed")
+        if key not in self._told:
+            bound = bind(self.policy, self.model, self.cache, config, self._decode)
+            while len(self._told) >= KEPT:
+                del self._told[next(iter(self._told))]
+            self._told[key] = bound
+        return self._told[key]
 
     def _decode(self, policy: str, prompt: list[int], config: GenerationConfig) -> Iterator[StepEvent]:
         """Decode a prompt as this sampler would under another policy."""
@@ -203,12 +212,10 @@ class DiffusionSampler:
         laid = [
             row for row in zip(*lay_out(self.model, listed, chat, config), strict=True) for _ in range(num_samples)
         ]
-        meta = {
-            "policy": spell(self.policy),
-            "cache": self.cache,
-            "model": self.model.name,
-            "config": config.to_dict(),
-        }
+        meta: dict[str, Any] = {}
+        if trace:
+            meta |= {"policy": spell(self.policy), "cache": self.cache, "model": self.model.name}
+            meta["config"] = config.to_dict()
         return [
             Request(
                 ids,

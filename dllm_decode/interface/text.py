@@ -43,7 +43,12 @@ class TextCodec:
                 f"the text holds half a character at position {error.start} ({text[error.start]!r}), as of "
                 "bytes that are not UTF-8; give valid text."
             ) from error
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        split = getattr(self.tokenizer, "split_special_tokens", False)
+        if fast is None or fast.truncation or fast.padding or fast.encode_special_tokens != split:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = fast.encode(text, add_special_tokens=False).ids  # what the line above comes to, sooner
+        return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of the ids, with nothing cleaned up."""
@@ -122,6 +127,8 @@ def token_ids(prompt: Any) -> list[int] | None:
     if hasattr(prompt, "tolist"):
         prompt = prompt.tolist()
     items = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray)) else None
+    if items and all(type(item) is int for item in items):
+        return items
     if items and all(is_number(item) and not isinstance(item, bool) for item in items):
         return [operator.index(item) for item in items]
     if items and all(isinstance(item, Mapping) for item in items):

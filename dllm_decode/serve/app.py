@@ -7,7 +7,6 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -135,17 +134,22 @@ class Completions:
             strict=serving.strict,
         )
         job = await service.submit(ask)
+        here = asyncio.current_task()
+        assert here is not None
+
+        def stop(_: object) -> None:
+            here.cancel()
+
         gone = asyncio.ensure_future(_disconnected(receive))
+        gone.add_done_callback(stop)
         try:
-            work = self._stream(job, send) if ask.stream else self._plain(job, scope, receive, send)
-            task = asyncio.ensure_future(work)
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                task.cancel()
-                service.metrics.status(499)
-            with suppress(asyncio.CancelledError):
-                await task
+            await (self._stream(job, send) if ask.stream else self._plain(job, scope, receive, send))
+        except asyncio.CancelledError:
+            if not gone.done():
+                raise  # the server is leaving
+            service.metrics.status(499)
         finally:
+            gone.remove_done_callback(stop)
             gone.cancel()
             service.cancel(job)
 

@@ -36,21 +36,21 @@ class Channel:
         self.outcomes: dict[int, Outcome] = {}
         self.first: float | None = None
 
-    def step(self, row: int, event: StepEvent) -> None:
+    def step(self, event: StepEvent) -> None:
         """Called by the engine."""
         with self._lock:
             if event.settled and self.first is None:
                 self.first = time.monotonic()
-            self._latest[row] = event
+            self._latest[event.row] = event
             if self._keeps_drafts:
                 self.dropped += len(self._drafts) == KEPT
                 self._drafts.append(event)
         self._tell()
 
-    def done(self, row: int, outcome: Outcome) -> None:
+    def done(self, outcome: Outcome) -> None:
         """Called by the engine."""
         with self._lock:
-            self.outcomes[row] = outcome
+            self.outcomes[outcome.request.row] = outcome
         self._tell()
 
     def _tell(self) -> None:

@@ -66,7 +66,15 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, app: Guard, host: str, port: int) -> None:
         config = uvicorn.Config(
-            app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5, ws="none"
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            ws="none",
+            proxy_headers=False,
+            lifespan="off",
         )
         super().__init__(config)
         self.service, self.failed = service, False

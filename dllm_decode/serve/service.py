@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from dllm_decode.engine.policy_file import resolve_policy
@@ -75,15 +73,7 @@ class Service:
         ids, hole = self._ids(ask)
         seed = secrets.randbelow(2**31) if ask.seed is None else ask.seed
         channel = Channel(len(ids) * ask.n, ask.drafts)
-        requests = self._requests(ask, ids, seed, hole)
-        requests = [
-            dataclasses.replace(
-                request,
-                on_step=partial(channel.step, row) if ask.stream or ask.partial else None,
-                on_done=partial(channel.done, row),
-            )
-            for row, request in enumerate(requests)
-        ]
+        requests = self._requests(ask, ids, seed, hole, channel)
         timeout = self.serving.deadline if ask.deadline is None else ask.deadline
         came = time.monotonic()
         try:
@@ -137,7 +127,9 @@ class Service:
             out.append(ids)
         return out, None if ask.suffix is None else canvas
 
-    def _requests(self, ask: Ask, ids: list[list[int]], seed: int, hole: int | None) -> list[Request]:
+    def _requests(
+        self, ask: Ask, ids: list[list[int]], seed: int, hole: int | None, channel: Channel
+    ) -> list[Request]:
         settings = dict(ask.settings, seed=seed)
         if hole is not None:
             settings |= {"infill": True, "max_new_tokens": 0}
@@ -147,8 +139,14 @@ class Service:
                 settings["stop"] = ask.stop
         try:
             sampler = self._sampler(ask.policy or self.serving.policy, ask.cache or self.serving.cache_of(self.model))
-            trace = ask.trace or ask.logprobs
-            return sampler.requests(ids, num_samples=ask.n, trace=trace, **settings)
+            return sampler.requests(
+                ids,
+                num_samples=ask.n,
+                trace=ask.trace or ask.logprobs,
+                on_step=channel.step if ask.stream or ask.partial else None,
+                on_done=channel.done,
+                **settings,
+            )
         except PolicyError as error:
             raise bad(str(error)[:500], "dllm.policy") from error
         except DllmError as error:

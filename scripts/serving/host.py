@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
@@ -27,7 +26,7 @@ class Host:
         self.service = make_service(lambda: model, serving, limits)
         self.port = free_port()
         self.server = Server(self.service, build_app(self.service), "127.0.0.1", self.port)
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()), daemon=True)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self) -> Host:
         self.service.engine.start()
@@ -48,6 +47,11 @@ class Host:
         """The engine's."""
         assert self.service.engine.scheduler is not None
         return self.service.engine.scheduler
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds so far: of the server's thread, of the engine's, and of the caller's, which is the client."""
+        threads = {"http": self.thread, "engine": self.service.engine._thread, "client": threading.current_thread()}
+        return {n: time.clock_gettime(time.pthread_getcpuclockid(t.ident or 0)) for n, t in threads.items()}
 
     def on_tick(self, listener: Callable[[float], None]) -> None:
         """Have the seconds of every tick told."""

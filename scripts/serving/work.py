@@ -94,7 +94,7 @@ def equal(host: Host, requests: int, concurrency: int) -> Failures:
 
 
 def throughput(host: Host, requests: int, places: int) -> Failures:
-    """Against offline decoding in fixed batches, alternating; wall and CPU."""
+    """Against offline decoding in fixed batches, alternating; wall, and CPU of the server's two threads."""
     listed = prompts(requests)
     sampler = DiffusionSampler(host.model, "threshold", "dual")
 
@@ -107,43 +107,47 @@ def throughput(host: Host, requests: int, places: int) -> Failures:
         assert all(answer.status == 200 for answer in answers)
 
     offline(), served()
-    pairs = [(timed(offline), timed(served)) for _ in range(3)]
-    wall = statistics.median(a[0] / b[0] for a, b in pairs)
-    cpu = statistics.median(b[1] / a[1] for a, b in pairs)
-    each = 1000 * statistics.median(b[1] for _, b in pairs) / requests
-    typer.echo(f"throughput: wall {wall:.2f} of offline, CPU {cpu:.2f}x ({each:.1f} ms per request, client included)")
+    pairs = [(timed(host, offline), timed(host, served)) for _ in range(3)]
+    wall = statistics.median(a["wall"] / b["wall"] for a, b in pairs)
+    cpu = statistics.median((b["http"] + b["engine"]) / a["client"] for a, b in pairs)
+    each = {n: 1000 * statistics.median(b[n] for _, b in pairs) / requests for n in ("http", "engine", "client")}
+    alone = 1000 * statistics.median(a["client"] for a, _ in pairs) / requests
+    typer.echo(
+        f"throughput: wall {wall:.2f} of offline, CPU {cpu:.2f}x; ms per request: HTTP {each['http']:.2f} + engine "
+        f"{each['engine']:.2f} against {alone:.2f} offline (the client's {each['client']:.2f} are not counted)"
+    )
     return [*([f"wall {wall:.2f} < 0.9"] if wall < 0.9 else []), *([f"CPU {cpu:.2f} > 1.1"] if cpu > 1.1 else [])]
 
 
-def timed(task: Callable[[], object]) -> tuple[float, float]:
-    """Wall and CPU seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def timed(host: Host, task: Callable[[], object]) -> dict[str, float]:
+    """Wall seconds, and CPU seconds of the server's, the engine's and this thread."""
+    wall, before = time.perf_counter(), host.cpu()
     task()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    after = host.cpu()
+    return {"wall": time.perf_counter() - wall, **{name: after[name] - before[name] for name in after}}
 
 
 def overhead(host: Host, requests: int) -> Failures:
     """At concurrency 1: what HTTP adds to a request in process."""
     listed = prompts(requests)
     sampler = DiffusionSampler(host.model, "threshold", "dual")
-    alone, served = [], []
-    cpu = [0.0, 0.0]
+    alone: list[dict[str, float]] = []
+    served: list[dict[str, float]] = []
+    for prompt in (*listed[:20], *listed):
+        alone.append(timed(host, lambda: sampler.run(sampler.requests(prompt, max_new_tokens=32))))  # noqa: B023
+        served.append(timed(host, lambda: asyncio.run(ask(host.port, body(prompt)))))  # noqa: B023
+    del alone[:20], served[:20]  # the first ones warm up
 
-    async def over() -> None:
-        for prompt in listed:
-            began, spent = time.perf_counter(), time.process_time()
-            sampler.run(sampler.requests(prompt, max_new_tokens=32))
-            alone.append(time.perf_counter() - began)
-            cpu[0] += time.process_time() - spent
-            began, spent = time.perf_counter(), time.process_time()
-            await ask(host.port, body(prompt))
-            served.append(time.perf_counter() - began)
-            cpu[1] += time.process_time() - spent
+    def each(found: list[dict[str, float]], name: str) -> float:
+        return 1000 * sum(one[name] for one in found) / requests
 
-    asyncio.run(over())
-    more = 1000 * (statistics.median(served) - statistics.median(alone))
-    spent = 1000 * (cpu[1] - cpu[0]) / requests
-    typer.echo(f"overhead: {spent:.2f} ms CPU per request, p50 {more:+.2f} ms against in process")
+    more = 1000 * (statistics.median(s["wall"] for s in served) - statistics.median(a["wall"] for a in alone))
+    http, engine, offline = each(served, "http"), each(served, "engine"), each(alone, "client")
+    spent = http + engine - offline
+    typer.echo(
+        f"overhead: {spent:.2f} ms CPU per request (HTTP {http:.2f}, engine {engine:.2f}, in process {offline:.2f}; "
+        f"the client's {each(served, 'client'):.2f} are not counted), p50 {more:+.2f} ms against in process"
+    )
     return [*([f"CPU {spent:.2f} ms > 2"] if spent > 2 else []), *([f"p50 {more:.2f} ms > 5"] if more > 5 else [])]
 
 
