@@ -28,6 +28,7 @@ from samplers.registry import suggest
 FORMAT = 1
 NAME = "setting.json"
 MOST = 1_000_000
+MOST_THREADS = 4096  # of a process, or processes: more is damage, and torch.set_num_threads overflows
 NOT_COMPARED = ("date", "processes", "machine")
 EGP = Point("egp", "egp", "egp")
 _NOTHING = object()  # where the other setting has something
@@ -235,7 +236,8 @@ def read_setting(folder: Path, name: str = NAME) -> dict[str, Any]:
         raise DllmError(f"{str(folder)!r} was written by another version of this program; compare again elsewhere.")
     for key, kind in (("date", str), ("machine", str), ("processes", int), ("threads", int)):
         value = found.get(key, "none" if kind is str else 1)  # what no other run is compared with
-        if not (type(value) is kind and value) and (value is not None or key == "date"):
+        good = type(value) is kind and (bool(value) if kind is str else 0 < value <= MOST_THREADS)
+        if not good and (value is not None or key == "date"):
             raise DllmError(f"{str(folder / name)!r} is damaged: {key} is {value!r:.60}; give another folder.")
     return found
 

@@ -157,7 +157,10 @@ def test_values_of_another_kind_are_damage(tmp_path, field, value):
         read_records(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"date": None}, {"threads": True}, {"processes": {}}, {"machine": []}])
+@pytest.mark.parametrize(
+    "change",
+    [{"date": None}, {"threads": True}, {"threads": 10**23}, {"threads": -1}, {"processes": {}}, {"machine": []}],
+)
 def test_a_setting_with_values_of_another_kind_is_damaged(tmp_path, change):
     held = {"version": 1, "date": "today", "left_out": [None]}
     (tmp_path / "setting.json").write_text(json.dumps({**held, **change}))
