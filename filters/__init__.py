@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from filters.bank import FilterBank, FilterError, LearnedFilter
+from filters.bank import FilterBank, LearnedFilter
 from filters.features import FEATURES, block_features
+from filters.files import FilterError
 from filters.network import FilterNetwork
 from filters.records import Records
 from filters.training import (

@@ -14,14 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from filters.features import FEATURES, block_features, to_cells
+from filters.files import FilterError, write_whole
 from filters.network import FilterNetwork
 
 #: Filters that ship with the package.
 SHIPPED = Path(__file__).parent / "weights"
-
-
-class FilterError(ValueError):
-    """A filter is missing, damaged, or does not fit; the message is one sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +70,22 @@ class LearnedFilter:
         return to_cells(logits.sigmoid(), start, end, values.shape[1], fill=0.0)
 
     def save(self, path: str | Path) -> Path:
-        """Write ``path`` (``.safetensors``) and its card beside it (``.json``); makes the folder."""
+        """Write ``path`` (``.safetensors``) and its card beside it (``.json``); makes the folder.
+
+        Raises:
+            FilterError: they cannot be written; what was there is still there.
+        """
         path = Path(path).with_suffix(".safetensors")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}, path)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         facts = {"model": self.model, "block_length": self.width, "threshold": self.threshold, "feature": self.feature}
         lines = (f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in {**self.card, **facts}.items())
-        path.with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        card = "{\n" + ",\n".join(lines) + "\n}\n"
+        write_whole(
+            {
+                path: lambda beside: save_file(weights, beside),
+                path.with_suffix(".json"): lambda beside: beside.write_text(card, encoding="utf-8"),
+            }
+        )
         return path
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from filters.bank import FilterError
+from filters.files import FilterError, write_whole
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,13 @@ class Records:
         return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def save(self, path: Path) -> None:
-        """Write a ``.safetensors`` file; an interrupted write leaves none."""
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
-        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, unfinished)
-        unfinished.replace(path)
+        """Write a ``.safetensors`` file; an interrupted write leaves none.
+
+        Raises:
+            FilterError: it cannot be written.
+        """
+        tensors = {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
+        write_whole({path: lambda beside: save_file(tensors, beside)})
 
     @classmethod
     def load(cls, path: Path) -> Records:

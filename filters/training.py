@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from filters.bank import FilterError
+from filters.files import FilterError
 from filters.network import FilterNetwork
 from filters.records import Records
 

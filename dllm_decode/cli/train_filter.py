@@ -84,8 +84,13 @@ def train_filter(
     if plot is not None:
         from dllm_decode.filter_training.train import check_plots
 
-        check_plots()
+        check_plots(plot)
         OutputFile(plot, "the calibration plot")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DllmError(f"cannot make the folder {str(out)!r} ({error.strerror}); give another for --out.") from error
+    OutputFile(out / "filter.json", "the filter's card")
     prompts = None if file is None else read_prompts(None, file)
 
     from tqdm import tqdm
@@ -120,16 +125,19 @@ def train_filter(
             feature=feature,
             batch_size=batch_size,
             compare=compare,
-            out=FilterBank(out),
             progress=progress,
         )
-    if plot is not None:
-        report.plot(plot)
     if as_json:
         facts = {"filter": str(report.learned), "threshold": report.learned.threshold, **report.to_dict()}
         stdout().file.write(json.dumps(facts) + "\n")
-        return
-    print_report(report, stdout())
+    else:
+        print_report(report, stdout())
+    try:
+        FilterBank(out).add(report.learned)
+    except FilterError as error:
+        raise DllmError(str(error)) from error
+    if plot is not None:
+        report.plot(plot)
     stderr().print(f"saved {report.learned} in {out}", highlight=False)
 
 

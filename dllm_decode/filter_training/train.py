@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.filter_training.collect import STATIC, AskSets, batches, collect
 from dllm_decode.filter_training.judge import Outcome, Progress, judge
 from dllm_decode.interface.model import DenoisingModel
@@ -90,7 +92,7 @@ class FilterReport:
         Raises:
             DllmError: matplotlib is not installed.
         """
-        check_plots()
+        check_plots(path)
         from matplotlib.figure import Figure
 
         curve = self.calibration
@@ -103,11 +105,15 @@ class FilterReport:
         top.set(ylabel="share of right proposals", ylim=(0, 1), title=f"{self.learned}: error {curve.error:.3f}")
         low.bar(curve.said, curve.count, width=0.06, color="#1f5fa8")
         low.set(xlabel="probability said by the filter", ylabel="open cells", yscale="log", xlim=(0, 1))
-        figure.savefig(path, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, format=Path(path).suffix[1:])
+        write_whole(path, picture.getvalue())
 
 
-def check_plots() -> None:
-    """Raise :class:`DllmError` where nothing can be drawn."""
+def check_plots(path: str | Path = "curve.png") -> None:
+    """Raise :class:`DllmError` where nothing can be drawn, or not into a file of this name."""
+    if Path(path).suffix not in (".png", ".svg", ".pdf"):
+        raise DllmError(f"a plot cannot be written as {Path(path).suffix!r}; name it .png, .svg or .pdf.")
     if importlib.util.find_spec("matplotlib") is None:
         raise DllmError("plots need matplotlib, which is not installed; run pip install 'dllm-decode[plots]'.")
 
@@ -200,7 +206,10 @@ def train_filter(
     card = {"recipe": dataclasses.asdict(recipe), "max_false_positives": max_false_positives, "cache": cache}
     report = dataclasses.replace(report, learned=dataclasses.replace(learned, card={**card, **report.to_dict()}))
     if out is not None:
-        out.add(report.learned)
+        try:
+            out.add(report.learned)
+        except FilterError as error:
+            raise DllmError(str(error)) from error
     return report
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from dllm_decode.errors import DllmError
+from dllm_decode.files import write_whole
 from dllm_decode.tasks import TASKS, Sample, get_task, samples, score
 from dllm_decode.tasks.parallelbench import is_ours
 
@@ -65,7 +66,7 @@ def write_config(task: str, folder: Path) -> list[Path]:
             "metadata": {"version": 1},
         }
         path = folder / f"{harness_name(name)}.yaml"
-        path.write_text(yaml.dump(config, Dumper=_Dumper, sort_keys=False), encoding="utf-8")
+        write_whole(path, yaml.dump(config, Dumper=_Dumper, sort_keys=False))
         paths.append(path)
     return paths
 

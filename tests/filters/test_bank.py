@@ -93,3 +93,32 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         LearnedFilter.load(path)
     with pytest.raises(FilterError, match="there is no filter"):
         LearnedFilter.load(tmp_path / "missing.safetensors")
+
+
+def test_a_filter_without_its_card_is_one_sentence(tmp_path: Path) -> None:
+    bank = FilterBank(tmp_path)
+    bank.add(made(8, model="m")).with_suffix(".json").unlink()
+    with pytest.raises(FilterError, match=r"filter '.*m-8\.safetensors' has lost its card \(\.json\); train it again"):
+        bank.find("m", 8)
+
+
+@pytest.mark.parametrize("full", ["weights", "card"])
+def test_a_full_disk_leaves_the_old_filter_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    old, new = made(8, model="m", threshold=0.5), made(8, 3, model="m", threshold=0.75)
+    path = FilterBank(tmp_path).add(old)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def torn(weights: object, beside: Path) -> None:
+        beside.write_bytes(b"x")
+        raise OSError(28, "No space left on device")
+
+    def torn_text(self: Path, text: str, encoding: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    if full == "weights":
+        monkeypatch.setattr("filters.bank.save_file", torn)
+    else:
+        monkeypatch.setattr(Path, "write_text", torn_text)
+    with pytest.raises(FilterError, match=r"cannot write .*m-8.* \(No space left on device\); what was there is unch"):
+        new.save(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

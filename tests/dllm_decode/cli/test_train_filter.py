@@ -44,6 +44,19 @@ def test_trains_and_reports(run, capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "confidence, test" in again.out and "egp (oracle)" in again.out and f"saved {name}" in again.err
 
 
+def test_the_figures_come_before_the_files(
+    run, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("filters.bank.save_file", full)
+    assert run(*SMALL) == 2
+    said = capsys.readouterr()
+    assert "egp (oracle)" in said.out and "No space left on device" in said.err.splitlines()[-1]
+    assert list((tmp_path / "filters-trained").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -53,6 +66,8 @@ def test_trains_and_reports(run, capsys: pytest.CaptureFixture[str], tmp_path: P
         ((*SMALL, "--feature", "colour"), "feature is 'colour'; choose one of"),
         ((*SMALL, "--max-false-positives", "7"), "max_false_positives is 7.0; give a share between 0 and 1"),
         (("-n", "2"), "samples is 2; give at least 4 per task"),
+        ((*SMALL, "--plot", "curve.xyz"), "a plot cannot be written as '.xyz'; name it .png, .svg or .pdf"),
+        ((*SMALL, "--out", "/dev/null/x"), "cannot make the folder '/dev/null/x' (Not a directory); give another"),
         (("-f", "missing.txt"), "cannot read prompts file 'missing.txt'"),
     ],
 )
