@@ -206,6 +206,7 @@ def main(
 ) -> None:
     """Run the comparisons and write their tables into the page."""
     how: dict[str, Any] = {"caches": cache, "batch_size": batch_size, "device": device, "processes": processes}
+    how["dtype"] = "float32"  # on every device the same text
     if tune:
         tried = [text for label, knobs in KNOBS.items() for text in (POLICIES[label][0], *knobs)]
         compare(model, tried, tasks, out / "valid", samples=valid_samples, split="valid", egp=False, **how)

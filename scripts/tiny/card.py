@@ -66,7 +66,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(POLICIES)}; may be repeated.")] = None,
 ) -> None:
     """Measure what is not kept yet, and print the table."""
-    model = load_model(name, device=device)
+    model = load_model(name, device=device, dtype="float32")  # on every device the same text
     found = {}
     for policy, over in tqdm(list(product(only or POLICIES, cache)), disable=None):
         path = keep / f"{Path(name).name}-{policy}-{over}-{block}.json"
