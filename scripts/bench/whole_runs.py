@@ -167,6 +167,8 @@ def main(
             loaded.name += f", {quantize}"
     else:
         loaded = load_model(model, device=where, dtype=plan.dtype, quantize=quantize)
+    if not plan.dry and (prompt, cells) != (1000, 256):
+        loaded.name += f", prompt {prompt}, {cells} cells"
     if cpu and model is None:
         pack_linears(loaded.module)  # as on load
     where = f"{name_of(plan.device)}, {versions()}, {date.today().isoformat()}."

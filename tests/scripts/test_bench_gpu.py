@@ -26,6 +26,7 @@ from scripts.bench.gpu import GpuRow, Plan
 from scripts.bench.gpu_page import BARS, H200
 from scripts.bench.gpu_runs import Paced, RunRow
 from scripts.bench.shapes import SHAPES, config_of, random_model
+from scripts.docs_page import markdown_table, put, section
 from tests.dllm_decode.engine.capture.test_graphs import Repeater
 
 CPU = torch.device("cpu")
@@ -242,3 +243,20 @@ def test_shapes_have_the_published_sizes() -> None:
     }  # fmt: skip
     mini = sizes["llada2-mini"]
     assert (mini.touched(1) + 2 * mini.head) / 1e9 == pytest.approx(1.4, abs=0.1)
+
+
+def test_a_table_keeps_other_models_of_the_same_machine(tmp_path: Path) -> None:
+    page, where = tmp_path / "page.md", "a GPU, today."
+    page.write_text("<!-- runs: begin -->\nnothing\n<!-- runs: end -->\n")
+    assert whole_runs.others(section(page, "runs"), where, "b") == []
+    table = markdown_table(("model", "policy"), [["a", "threshold"], ["b", "threshold"]])
+    put(page, "runs", [where, "", *table])
+    assert whole_runs.others(section(page, "runs"), where, "b") == ["| a | threshold |"]
+    assert whole_runs.others(section(page, "runs"), "another GPU, today.", "b") == []
+
+
+def test_lines_can_be_picked() -> None:
+    plan = replace(DRY, shapes=((64, 2), (48, 1)), caches=("dual",))
+    assert plan.cases == [(64, 2, "dual"), (48, 1, "dual")] and len(DRY.cases) == 2
+    done = run("--gpu", "--dry-run", "--shape", "1024by8")
+    assert done.exit_code == 2 and "give NxB" in done.output
