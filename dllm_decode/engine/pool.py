@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -265,11 +265,11 @@ class Feed:
     """Requests on their way through one pool, which they join as places free up.
 
     Attributes:
-        pool: where they are decoded. ``waiting``: those to come, all of the pool's kind.
+        pool: where they are decoded. ``more``: gives up to so many requests of the pool's kind; fewer = no more now.
     """
 
     pool: Pool
-    waiting: Iterator[Request]
+    more: Callable[[int], Sequence[Request]]
 
     @classmethod
     def of(cls, model: DenoisingModel, requests: Sequence[Request], places: int, isolate: bool = False) -> Feed:
@@ -277,13 +277,14 @@ class Feed:
         slots = max(len(request.ids) for request in requests)
         cells = max(request.cells for request in requests)
         pool = Pool(model, requests[0], min(places, len(requests)), slots, cells, isolate)
-        return cls(pool, iter(requests))
+        waiting = iter(requests)
+        return cls(pool, lambda count: list(islice(waiting, count)))
 
     def ticks(self) -> Iterator[list[Outcome]]:
         """Tick until everybody is served; yields what ended in each tick."""
         try:
             while True:
-                self.pool.join(list(islice(self.waiting, len(self.pool.free))))
+                self.pool.join(self.more(len(self.pool.free)))
                 if not self.pool.busy:
                     return
                 yield self.pool.tick()

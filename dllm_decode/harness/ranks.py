@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dllm_decode.errors import DllmError
-from dllm_decode.jobs.claims import Shards, born, worker_name
+from dllm_decode.jobs.claims import Shards, born, each, worker_name
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Ranks:
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
         shards = Shards(self.folder / name, count, poll=0.1)
         shards.make()
-        for _ in shards.work(worker_name(), lambda i: shards.finish(i, [json.dumps(do(i)).encode()])):
+        work = each(lambda i: shards.finish(i, [json.dumps(do(i)).encode()]))
+        for _ in shards.work(worker_name(), work):
             pass
         for number in range(count):
             yield json.loads(shards.part(number).read_bytes())

@@ -21,8 +21,20 @@ from typing import Any
 from dllm_decode.errors import DllmError
 from dllm_decode.jobs.files import written_whole
 
+Take = Callable[[], int | None]  #: claims a shard and gives its number; ``None`` = there is none to have now
 #: Seconds without a sign of life after which a claim may be taken over.
 STALE_AFTER = 60.0
+
+
+def each(do: Callable[[int], None]) -> Callable[[Take], Iterator[int]]:
+    """Work that does one shard after the other, for :meth:`Shards.work`."""
+
+    def work(take: Take) -> Iterator[int]:
+        while (shard := take()) is not None:
+            do(shard)
+            yield shard
+
+    return work
 
 
 def worker_name() -> str:
@@ -131,43 +143,62 @@ class Shards:
         self.release(shard)
 
     def work(
-        self, worker: str, do: Callable[[int], None], shards: Iterable[int] | None = None, wait: bool = True
+        self,
+        worker: str,
+        do: Callable[[Take], Iterator[int]],
+        shards: Iterable[int] | None = None,
+        wait: bool = True,
     ) -> Iterator[int]:
         """Do shards until every one is finished, by whomever.
 
         Args:
             worker: a name.
-            do: does a shard and calls :meth:`finish`.
+            do: takes shards, calls :meth:`finish` for each, and gives its number then; see also :func:`each`.
             shards: only these; ``None`` = all.
             wait: stay while others hold the last ones, to take over those whose owner dies.
 
         Yields:
             The number of each shard that this worker has done.
         """
-        wanted = set(range(self.count) if shards is None else shards)
-        while left := sorted(wanted - self.finished()):
+        wanted, held, again = set(range(self.count) if shards is None else shards), set[int](), 0.0
+
+        def take() -> int | None:
+            nonlocal again
+            if time.monotonic() < again:
+                return None
+            left = (shard for shard in sorted(wanted - self.finished()) if shard not in held)
             claimed = next((shard for shard in left if self.claim(shard, worker)), None)
             if claimed is None:
-                if not wait:
-                    return
-                time.sleep(self.poll)
-                continue
-            try:
-                with self._signs_of_life(claimed):
-                    do(claimed)
-            except BaseException:
-                self.release(claimed)
-                raise
-            yield claimed
+                again = time.monotonic() + self.poll  # looking costs a listing
+            else:
+                held.add(claimed)
+            return claimed
+
+        try:
+            with self._signs_of_life(held):
+                while wanted - self.finished():
+                    any_done = False
+                    for shard in do(take):
+                        held.discard(shard)
+                        any_done = True
+                        yield shard
+                    if not any_done:
+                        if not wait:
+                            return
+                        time.sleep(self.poll)
+        finally:
+            for shard in held:
+                self.release(shard)
 
     @contextmanager
-    def _signs_of_life(self, shard: int) -> Iterator[None]:
-        """Touch the claim while the shard is done."""
+    def _signs_of_life(self, held: set[int]) -> Iterator[None]:
+        """Touch claims while their shards are done."""
         over = threading.Event()
 
         def touch() -> None:
             while not over.wait(self.stale_after / 6):
-                self.renew(shard)
+                for shard in list(held):
+                    self.renew(shard)
 
         thread = threading.Thread(target=touch, daemon=True)
         thread.start()

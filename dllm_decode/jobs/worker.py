@@ -9,14 +9,14 @@ from typing import Any
 
 from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.policy_file import resolve_policy
-from dllm_decode.engine.pool import Feed, kinds
 from dllm_decode.engine.prompts import lay_out
 from dllm_decode.engine.request import Outcome, Request
 from dllm_decode.engine.result import Ending
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.jobs.claims import worker_name
+from dllm_decode.jobs.claims import Take, worker_name
+from dllm_decode.jobs.flow import Flow
 from dllm_decode.jobs.folder import JobFolder
 from dllm_decode.jobs.lines import Line
 from dllm_decode.jobs.manifest import JobSettings
@@ -67,50 +67,51 @@ class Decoder:
             sampler._bound(config)
         lay_out(self.model, [line.prompt], self.chat(line), config)
 
-    def answer(self, lines: list[Line]) -> tuple[list[bytes], dict[str, Any]]:
-        """The lines of the output, in order, and what they hold; a line that fails has its error in its place."""
-        out, errors, tokens = [], 0, 0
-        for line, found in zip(lines, self.samples(lines), strict=True):
-            if isinstance(found, Exception):
-                errors += 1
-                out.append(line.failure(found))
-            else:
-                tokens += sum(answer["content_tokens"] for answer in found)
-                out.append(line.answer(found, self.settings.model))
-        return out, {"lines": len(lines), "errors": errors, "tokens": tokens}
+    def requests(self, line: Line) -> list[Request] | Exception:
+        """A line's rows, or what is wrong with it."""
+        try:
+            return self.sampler(line).requests(
+                [line.prompt],
+                chat=self.chat(line),
+                num_samples=line.settings.get("samples", 1),
+                places=[line.place()],
+                **self.config(line),
+            )
+        except (DllmError, ValueError, TypeError) as error:
+            return error
+
+    def answers(
+        self, take: Callable[[], tuple[int, list[Line]] | None]
+    ) -> Iterator[tuple[int, list[Line], list[list[dict[str, Any]] | Exception]]]:
+        """Shards as they are done: number, lines, and per line its answers, or what it failed with.
+
+        Args:
+            take: gives the next shard, or ``None`` = there is none now; asked when places would stay free otherwise.
+        """
+        lines: dict[int, list[Line]] = {}
+
+        def source() -> tuple[int, list[list[Request] | Exception]] | None:
+            taken = take()
+            if taken is None:
+                return None
+            lines[taken[0]] = taken[1]
+            return taken[0], [self.requests(line) for line in taken[1]]
+
+        for group in Flow(self.model, self.batch_size, source).finished():
+            found: list[list[dict[str, Any]] | Exception] = []
+            for asked in group.rows:
+                if isinstance(asked, Exception):
+                    found.append(asked)
+                    continue
+                done = [group.outcomes[id(request)] for request in asked]
+                failed = next((outcome.error for outcome in done if outcome.error is not None), None)
+                found.append([self._answer(outcome) for outcome in done] if failed is None else failed)
+            yield group.number, lines.pop(group.number), found
 
     def samples(self, lines: list[Line]) -> list[list[dict[str, Any]] | Exception]:
         """Per line its answers, or what it failed with."""
-        requests: list[list[Request] | Exception] = []
-        for line in lines:
-            try:
-                made = self.sampler(line).requests(
-                    [line.prompt],
-                    chat=self.chat(line),
-                    num_samples=line.settings.get("samples", 1),
-                    places=[line.place()],
-                    **self.config(line),
-                )
-            except (DllmError, ValueError, TypeError) as error:
-                requests.append(error)
-            else:
-                requests.append(made)
-        outcomes = dict(self._decode([r for made in requests if isinstance(made, list) for r in made]))
-        found: list[list[dict[str, Any]] | Exception] = []
-        for asked in requests:
-            if isinstance(asked, Exception):
-                found.append(asked)
-                continue
-            done = [outcomes[id(request)] for request in asked]
-            failed = next((outcome.error for outcome in done if outcome.error is not None), None)
-            found.append([self._answer(outcome) for outcome in done] if failed is None else failed)
-        return found
-
-    def _decode(self, requests: list[Request]) -> Iterator[tuple[int, Outcome]]:
-        """The outcomes of requests of any kinds, each kind through a pool of its own."""
-        for kind in kinds(requests):
-            for outcome in Feed.of(self.model, kind, self.batch_size, isolate=True).outcomes():
-                yield id(outcome.request), outcome
+        one = iter([(0, lines)])
+        return next(self.answers(lambda: next(one, None)))[2]
 
     def _answer(self, outcome: Outcome) -> dict[str, Any]:
         """What the output tells of a sample."""
@@ -160,17 +161,39 @@ class Worker:
             DllmError: the input has changed, the folder cannot be written, or too many lines have failed.
         """
         count = 0
-        for shard in self.job.work(self.name, self._one, shards, wait):
+        for shard in self.job.work(self.name, self._shards, shards, wait):
             count += 1
             if on_part is not None:
                 on_part(shard)
             self._stop_at_errors()
         return count
 
-    def _one(self, shard: int) -> None:
-        began = time.perf_counter()
-        lines, stats = self.decoder.answer(self.job.manifest.read(shard))
-        self.job.answered(shard, lines, {**stats, "seconds": time.perf_counter() - began, "worker": self.name})
+    def _shards(self, take: Take) -> Iterator[int]:
+        """Do what can be taken; each part is written when its last row has ended."""
+        since, begun = time.perf_counter(), dict[int, float]()
+
+        def read() -> tuple[int, list[Line]] | None:
+            shard = take()
+            if shard is None:
+                return None
+            begun[shard] = time.perf_counter()
+            return shard, self.job.manifest.read(shard)
+
+        for shard, lines, answers in self.decoder.answers(read):
+            out, errors, tokens = [], 0, 0
+            for line, found in zip(lines, answers, strict=True):
+                if isinstance(found, Exception):
+                    errors += 1
+                    out.append(line.failure(found))
+                else:
+                    tokens += sum(answer["content_tokens"] for answer in found)
+                    out.append(line.answer(found, self.decoder.settings.model))
+            now = time.perf_counter()
+            spent = now - max(since, begun.pop(shard))  # two shards under way take one worker's time
+            stats = {"lines": len(lines), "errors": errors, "tokens": tokens, "seconds": spent, "worker": self.name}
+            self.job.answered(shard, out, stats)
+            since = now
+            yield shard
 
     def _stop_at_errors(self) -> None:
         if self.max_errors is None:

@@ -26,7 +26,7 @@ import torch.multiprocessing
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.jobs.claims import Shards, worker_name
+from dllm_decode.jobs.claims import Shards, each, worker_name
 from dllm_decode.lab.records import Record, line_of, parse, read_records
 from dllm_decode.lab.setting import Comparison
 from dllm_decode.lab.share import Decoder, Share, aims_of
@@ -142,7 +142,7 @@ class Worker:
 
     def run(self, wanted: set[int]) -> None:
         """Do shares until all of these are finished."""
-        for _ in self.shards.work(self.name, self._one, wanted):
+        for _ in self.shards.work(self.name, each(self._one), wanted):
             pass
 
     def _one(self, number: int) -> None:

@@ -52,7 +52,7 @@ def equal(host: Host, requests: int, concurrency: int) -> Failures:
     """Every answer under load equals the same request alone; a tenth of the clients hang up."""
     draw, bodies = random.Random(1), []
     for prompt in prompts(requests):
-        own = {"policy": draw.choice(POLICIES), "cache": draw.choice(CACHES), "block_length": 16}
+        own: dict[str, Any] = {"policy": draw.choice(POLICIES), "cache": draw.choice(CACHES), "block_length": 16}
         bodies.append(
             body(
                 prompt,
@@ -106,7 +106,8 @@ def throughput(host: Host, requests: int, places: int) -> Failures:
         answers = asyncio.run(spread(host.port, [body(p) for p in listed], 2 * places))
         assert all(answer.status == 200 for answer in answers)
 
-    offline(), served()
+    offline()
+    served()
     pairs = [(timed(host, offline), timed(host, served)) for _ in range(3)]
     wall = statistics.median(a["wall"] / b["wall"] for a, b in pairs)
     cpu = statistics.median((b["http"] + b["engine"]) / a["client"] for a, b in pairs)
