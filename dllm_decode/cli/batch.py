@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dllm_decode.jobs.folder import JobFolder
 
 
-GRACE = 5.0  #: seconds that workers have to end by themselves
+GRACE = 1.5  #: seconds that workers have together to end by themselves
 
 
 class Batch(typer.core.TyperGroup):
@@ -265,9 +265,10 @@ def _processes(job: JobFolder, workers: int, device: str | None, batch_size: int
     finally:
         for process in running:
             process.terminate()  # nothing happens to one that has ended
+        until = time.monotonic() + GRACE
         for process in running:
             try:
-                process.wait(GRACE)
+                process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:  # what it was at is decoded again; nothing is lost
                 process.kill()
                 process.wait()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from dllm_decode.errors import DllmError
 from dllm_decode.jobs.parquet import read_parquet, to_json_lines, write_parquet
+from tests.dllm_decode.cli.test_signals import alive, children
 
 ROOT = Path(__file__).parents[3]
 MILLION = """
@@ -92,6 +96,43 @@ def test_a_finished_job_needs_no_model(tmp_path: Path) -> None:
         "assert code == 0 and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_sigterm_ends_the_workers_and_the_job_goes_on(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": i, "prompt": f"sort: d c b a {i}", "temperature": 0.7}) + "\n" for i in range(400)]
+    source, job = tmp_path / "in.jsonl", tmp_path / "job"
+    source.write_text("".join(lines))
+    options = [str(source), "-o", str(job), "--shard-lines", "4", "--max-new-tokens", "32"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "dllm_decode", "batch", *options, "--workers", "2"], stderr=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        until = time.monotonic() + 240
+        while time.monotonic() < until and len(list(job.glob("parts/*.jsonl"))) < 4:
+            assert run.poll() is None
+            time.sleep(0.05)
+        workers = children(run.pid)
+        assert len(workers) == 2
+        began = time.monotonic()
+        run.send_signal(signal.SIGTERM)
+        _, error = run.communicate(timeout=60)
+        spent = time.monotonic() - began
+        assert run.returncode == 143 and b"Traceback" not in error
+        assert not [pid for pid in workers if alive(pid)]
+        assert spent < (2 if os.getloadavg()[0] < 2 else 10), f"{spent:.1f} s"
+    finally:
+        run.kill()
+        run.wait()
+    parts = {path: path.stat().st_mtime_ns for path in job.glob("parts/*.jsonl")}
+    assert 4 <= len(parts) < 100
+    command(*options, "--merge", str(tmp_path / "out.jsonl"))
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts, "what was done is not done again"
+    command(
+        str(source), "-o", str(tmp_path / "calm"), "--max-new-tokens", "32", "--merge", str(tmp_path / "calm.jsonl")
+    )
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
 
 
 def test_parquet_in_and_out(tmp_path: Path) -> None:
