@@ -59,6 +59,10 @@ def serve(
     most_tokens: Annotated[
         int, typer.Option(help="Longest canvas a request may ask for.", min=1, rich_help_panel=LIMITS)
     ] = 1024,
+    most_n: Annotated[int, typer.Option(help="Answers a request may ask for (n).", min=1, rich_help_panel=LIMITS)] = 8,
+    most_stops: Annotated[
+        int, typer.Option(help="Stop strings a request may give.", min=1, max=16, rich_help_panel=LIMITS)
+    ] = 4,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds a request may take.", min=0.001, rich_help_panel=LIMITS)
     ] = None,
@@ -106,6 +110,8 @@ def serve(
         cache=cache,
         config=config,
         most_tokens=max(most_tokens, max_new_tokens),
+        most_n=most_n,
+        most_stops=most_stops,
         strict=strict,
         deadline=deadline,
         drain=drain,
