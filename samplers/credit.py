@@ -31,7 +31,7 @@ class Credits:
 
 @dataclass(frozen=True)
 class Credit(Policy):
-    """Commit cells whose *credited* confidence reaches ``threshold``, or the surest ones, with their credited token.
+    """Commit cells whose credited confidence reaches ``threshold``, or the surest ones, with their credited token.
 
     Each forward multiplies a block's credits by ``beta`` and gives the proposed token of each of its masks
     ``confidence ** gamma``.  Logits become ``logit + alpha ln(1 + credit)``; token and confidence are those of their

@@ -138,7 +138,8 @@ def run(
     manifest, resumed = _prepared(source, out, settings, shard_lines, decoder)
     job = JobFolder.open(out, stale_after)
     what, again = ("going on with", f", {len(job.finished())} finished") if resumed else ("made", "")
-    stderr().print(f"{what} {out}: {manifest.lines} lines in {len(manifest.shards)} shards{again}")
+    shards = f"{len(manifest.shards)} shard{'s' * (len(manifest.shards) > 1)}"
+    stderr().print(f"{what} {out}: {manifest.lines} lines in {shards}{again}", markup=False, highlight=False)
     if not job.progress().complete:
         if ray is not None:
             from dllm_decode.jobs.on_ray import run_on_ray

@@ -72,10 +72,13 @@ def print_estimate(
     )
     free = free_memory(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))) or 0
     name = str(width).removeprefix("torch.")
-    table = Table(title=f"{model}: {rows} rows of up to {slots} tokens, cache {cache}, {name}")
+    counted = f"{rows} row{'s' * (rows > 1)}"
+    out = stdout()
+    out.print(f"{model}: {counted} of up to {slots} tokens, cache {cache}, {name}", markup=False, highlight=False)
+    table = Table()
     table.add_column("part")
     table.add_column("GiB", justify="right")
     for part in ("weights", "cache", "workspace", "total"):
         table.add_row(part, f"{getattr(needs, part) / GIB:.3f}")
     table.add_row("free now", f"{free / GIB:.3f}")
-    stdout().print(table)
+    out.print(table)

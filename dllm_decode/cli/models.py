@@ -27,6 +27,6 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")]
             table.add_row(line.name, line.sizes, line.attention, line.caches, line.verified)
     out.print(table)
     for word, meaning in list(VERIFIED.items())[:-1]:
-        out.print(f"{word}: {meaning}", highlight=False, soft_wrap=True)
+        out.print(f"{word}: {meaning}", highlight=False)
     refused = (f"{line.name} ({line.why})" for line in LISTED if not line.family)
-    out.print(f"refused: {', '.join(refused)}", highlight=False, soft_wrap=True)
+    out.print(f"refused: {', '.join(refused)}", highlight=False)

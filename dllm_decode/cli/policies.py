@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dllm_decode.cli.common import stdout, write_json
+from dllm_decode.cli.common import label_text, stdout, write_json
 
 
 def policies(
@@ -98,10 +99,11 @@ def _spell(value: Any) -> str:
 def _print_table(rows: list[dict[str, Any]], out: Console) -> None:
     table = Table(show_lines=True)
     for head in ("policy", "parameters", "what it does, and where it comes from"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head)
     for row in rows:
         about = Text(_plain(row["summary"])).append(f"\n{row['paper']}", "dim")
-        table.add_row(Text(row["name"], no_wrap=True), Text(_parameters(row), no_wrap=True), about)
+        parameters = "\n".join(label_text(line, 27) for line in _parameters(row).splitlines())
+        table.add_row(Text(row["name"], no_wrap=True), Text(parameters, no_wrap=True), about)
     out.print(table)
     out.print("Write name:parameter=value,...; join parts with +: factor:factor=0.9+eosstop", highlight=False)
 
@@ -114,4 +116,5 @@ def _print_one(row: dict[str, Any], out: Console) -> None:
 
 
 def _plain(doc: str) -> str:
-    return doc.replace("``", "")
+    """A docstring's words without its markup."""
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", doc).replace("``", "")

@@ -141,6 +141,15 @@ def train_filter(
     stderr().print(f"saved {report.learned} in {out}", highlight=False)
 
 
+#: of the open cells, or of those that are wrong
+SHARES = {
+    "precision": "precision",
+    "recall": "recall",
+    "false positives": "false_positives",
+    "of all wrong": "false_positive_rate",
+}
+
+
 def print_report(report: FilterReport, out: Console) -> None:
     """The figures as tables."""
     train, valid, test = report.sizes
@@ -151,14 +160,15 @@ def print_report(report: FilterReport, out: Console) -> None:
         highlight=False,
     )
     table = Table(title="open cells", title_justify="left")
-    table.add_column("judge")
-    for head in ("threshold", "precision", "recall", "false\npositives", "of all\nwrong", "accepted\nper forward"):
-        table.add_column(head, justify="right", no_wrap=True)
-    rows = [("filter, valid", report.valid), ("filter, test", report.test)]
-    rows += [("confidence, test", report.alone)] if report.alone is not None else []
-    for name, m in rows:
-        shares = (m.precision, m.recall, m.false_positives, m.false_positive_rate)
-        table.add_row(name, f"{m.threshold:.5g}", *(f"{100 * x:.2f} %" for x in shares), f"{m.accepted:.2f}")
+    table.add_column("", no_wrap=True)
+    judges = [("filter, valid", report.valid), ("filter, test", report.test)]
+    judges += [("confidence, test", report.alone)] if report.alone is not None else []
+    for name, _ in judges:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("threshold", *(f"{m.threshold:.5g}" for _, m in judges))
+    for what, field in SHARES.items():
+        table.add_row(what, *(f"{100 * getattr(m, field):.2f} %" for _, m in judges))
+    table.add_row("accepted per forward", *(f"{m.accepted:.2f}" for _, m in judges))
     out.print(table)
     for name, fit, m in report.recipes:
         out.print(

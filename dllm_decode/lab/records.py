@@ -137,6 +137,10 @@ def check_record(record: Any) -> None:
                 raise ValueError(f"{value!r:.40} counts nothing")
 
     check(int, (record[name] for name in (*_WHOLE, *_COSTS) if name != "seed"))
+    if any(record[name] < 0 for name in (*_WHOLE, *_COSTS)) or not (
+        record["n_content"] <= record["n_until_eos"] <= len(record["tokens"])
+    ):
+        raise ValueError("a count that cannot be")
     if not all(record[name] > 0 for name in ("nfe", "rows_forwarded", "tokens_forwarded", "n_canvas")):
         raise ValueError("nothing was forwarded")
     if type(record["seed"]) is not int or not 0 <= record["seed"] < 2**64:

@@ -201,13 +201,13 @@ def _judge(
     lost = 100 * (static["accuracy"] - chosen["accuracy"])
     within = lost <= drop + 1e-9
     beats = within and gain > 0
-    figures = f"{chosen['tpf_content']:.2f} content tokens per forward at {-lost:+.1f} points on the test split"
+    figures = f"{chosen['tpf_content']:.2f} content tokens per forward at {0.0 - lost:+.1f} points on the test split"
     other = f"the best default policy within {drop:g} points, {default['label']}, has {default['tpf_content']:.2f}"
     if policy == default["policy"]:
         verdict = "which is the chosen policy itself, so tuning gained nothing"
     else:
         interval = "" if low is None else f" (95 %: {low:+.2f} to {high:+.2f})"
-        verdict = f"so the tuned policy is {abs(gain):.2f} {'faster' if gain > 0 else 'slower'}{interval}"
+        verdict = f"so the tuned policy decodes {abs(gain):.2f} {'more' if gain > 0 else 'fewer'}{interval}"
         verdict = verdict if gain else "so the tuned policy is no faster"
     warning = "" if within else f" It loses more than {drop:g} points there, so it does not keep the limit."
     return Tuned(

@@ -168,7 +168,7 @@ class FreeDave(Policy):
 
 @dataclass(frozen=True)
 class FreeDavePlus(FreeDave):
-    """FreeDave++, for a threshold as the step.  Not lossless: the outcome may differ from that of the threshold.
+    """FreeDave++, for a threshold as the step. Not lossless: the outcome may differ from that of the threshold.
 
     Drafts add one cell each, the most confident first, and a draft is accepted if the step writes all of it, even if
     the step writes more: the chain then goes on from less than the threshold would have committed.

@@ -93,8 +93,28 @@ def test_tables_say_what_was_chosen_and_fit_eighty_columns(tmp_path, capsys, mon
     assert text.startswith("copy, sort, cache none, 2 samples each")
     assert max(map(len, text.splitlines())) <= 80 and "relaxed_threshold=" in text and "…" not in text
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["policies"]) == 0
-    assert not [line for line in capsys.readouterr().out.splitlines() if re.search(r"=\s*│", line)]
     assert main(["evaluate", "--tasks", "copy", "-n", "1", "--policy", label]) == 0
     head = capsys.readouterr().out
     assert "model tiny, cache none, temperature 0, test split, seed 0" in head and "radius=3" in head
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_table_breaks_a_word_or_cuts_one(width, capsys, monkeypatch):
+    from dllm_decode.cli.policies import _plain, describe
+    from samplers import REGISTRY
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["policies"]) == 0
+    text = capsys.readouterr().out
+    cells = "".join(line.split("│")[2].strip() for line in text.splitlines() if line.startswith("│"))
+    for name in REGISTRY:
+        spelled = [f"{p['name']}=" for p in describe(name)["parameters"]]
+        assert name in text and all(parameter in cells for parameter in spelled)
+    assert "step=(threshold:threshold=0.95)" in cells and ":class:" not in text
+    told = {word for name in REGISTRY for word in _plain(describe(name)["summary"]).split()}
+    assert told <= set(re.findall(r"[^\s│]+", text)), "every word of every summary is in one piece"
+    for command in (["models"], ["fit", "tiny"], ["generate", "copy: a", "--estimate"]):
+        assert main(command) == 0
+        text += capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    assert "delimiters=(empty)" in cells, "an empty default is called so"

@@ -29,7 +29,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 SMALL = ("--tasks", "sort", "-n", "8", "--block-length", "8", "--epochs", "3")
 
 
-def test_trains_and_reports(run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_trains_and_reports(
+    run, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run(*SMALL, "--json") == 0
     out = capsys.readouterr().out
     facts = json.loads(out)
@@ -39,8 +41,10 @@ def test_trains_and_reports(run, capsys: pytest.CaptureFixture[str], tmp_path: P
     (name,) = FilterBank(tmp_path / "filters-trained").names()
     assert name == facts["filter"]
     # Once more, from the records: the same filter, and now as tables.
+    monkeypatch.setenv("COLUMNS", "80")
     assert run(*SMALL) == 0
     again = capsys.readouterr()
+    assert "…" not in again.out and max(map(len, again.out.splitlines())) <= 80
     assert "confidence, test" in again.out and "egp (oracle)" in again.out and f"saved {name}" in again.err
 
 

@@ -147,9 +147,10 @@ def test_damaged_lines_are_named(tmp_path, damaged):
 @pytest.mark.parametrize("field, value", [
     ("tokens", [True]), ("early_exit", {}), ("early_exit", None), ("batch", "x"), ("blocks", [["x", 4]]), ("nfe", 1.5),
     ("nfe", 10**23), ("nfe", 0), ("wall_s", 1e999), ("blocks", [[0, 10**9]]), ("seed", -1), ("tokens", [-7]),
+    ("n_until_eos", -1), ("n_until_eos", 2), ("n_content", 2), ("n_prompt", -1), ("revokes", -1), ("correct", -1),
 ])  # fmt: skip
 def test_values_of_another_kind_are_damage(tmp_path, field, value):
-    record = made(key="a", tokens=[5], steps=[[[0, 5, 0.9]]], blocks=[[0, 4]])
+    record = made(key="a", tokens=[5], n_content=1, n_until_eos=1, steps=[[[0, 5, 0.9]]], blocks=[[0, 4]])
     (tmp_path / NAME).write_text(json.dumps(record) + "\n")
     assert len(read_records(tmp_path)) == 1
     (tmp_path / NAME).write_text(json.dumps({**record, field: value}) + "\n")
