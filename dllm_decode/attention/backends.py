@@ -13,9 +13,30 @@ from dllm_decode.interface.case import AttentionCase
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding in the "half split" convention, computed in the tables' dtype, returned in x's."""
+    return turn(x, cos, signed(sin))
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """:func:`rotate` with ``sin`` already :func:`signed`."""
     y = x.to(cos.dtype)
-    first, second = y.chunk(2, dim=-1)
-    return (y * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    return (y * cos + y.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+
+
+def signed(sin: Tensor) -> Tensor:
+    """Sines `[..., D]` with the sign of the other half that they take: the first half's is negated."""
+    sin = sin.clone()
+    sin[..., : sin.shape[-1] // 2].neg_()
+    return sin
+
+
+def _side_by_side(q: Tensor, k: Tensor) -> Tensor | None:
+    """`[R, heads + kv_heads, Q, D]`: q and k of one product (`[R, Q, heads, D]` each) as one view; None = they are not."""
+    (rows, width, heads, size), (a, b, c, d) = q.shape, q.stride()
+    if torch.is_grad_enabled() or k.stride() != q.stride() or k.dtype != q.dtype:
+        return None
+    if k.data_ptr() != q.data_ptr() + heads * c * q.element_size() or k.shape[:2] != q.shape[:2]:
+        return None
+    return q.as_strided((rows, heads + k.shape[2], width, size), (a, c, b, d))
 
 
 def attention_weights(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, case: AttentionCase) -> Tensor:
@@ -51,9 +72,7 @@ class Backend(ABC):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase, layer: int) -> Tensor:
         """See the function :func:`attend`."""
         if case.cache is not None:
-            assert case.rows is not None
-            case.cache.write(layer, case.rows, case.write_slots, None, k, v)
-            held_k, held_v = case.cache.read(layer, case.span or case.rows, case.slots)
+            held_k, held_v = case.through_cache(layer, k, v)
             if case.branch is None:
                 k, v = held_k, held_v
             else:
@@ -77,9 +96,12 @@ class Backend(ABC):
         Returns:
             `[R, Q, heads * D]`; padding tokens hold junk.
         """
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        mixed = self.attend(rotate(q, cos, sin), rotate(k, cos, sin), v, case, layer)
-        return mixed.transpose(1, 2).flatten(2)
+        sin, both = case.once(signed, sin), _side_by_side(q, k)
+        if both is not None:
+            q, k = turn(both, cos, sin).split([case.heads, case.kv_heads], dim=1)
+        else:
+            q, k = (turn(x.transpose(1, 2), cos, sin) for x in (q, k))
+        return self.attend(q, k, v.transpose(1, 2), case, layer).transpose(1, 2).flatten(2)
 
 
 class Sdpa(Backend):

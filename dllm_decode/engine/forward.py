@@ -22,7 +22,7 @@ from dllm_decode.engine.layout import Layout, flat_cells, fold_branches, lay_out
 from dllm_decode.engine.reach import Reach
 from dllm_decode.engine.step import ModelStep
 from dllm_decode.errors import DllmError, NotFiniteError
-from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
+from dllm_decode.interface.inputs import AttentionWatch, ForwardInput, Known
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 from samplers import Composition, Prediction, Query, View
@@ -227,7 +227,9 @@ class Forwarder:
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
         inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
-        inp = replace(inp, joint=layout.joint, block=block, watch=watch)
+        starts = layout.starts if branch is None else None
+        known = Known.of(inp, None if starts is None else starts * (1 + self.guided))
+        inp = replace(inp, joint=layout.joint, block=block, watch=watch, known=known)
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if step.rule.temperature > 0 else []
         scores = step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):

@@ -17,6 +17,7 @@ class Layout:
         branch: long ``[R, Q]`` or ``None``.
         owner: long ``[R]``, the group row each forwarded row belongs to.
         joint: the branches see each other.
+        starts: slot of each row's first token, where the others follow in consecutive slots; else ``None``.
     """
 
     tokens: Tensor
@@ -25,6 +26,7 @@ class Layout:
     branch: Tensor | None
     owner: Tensor
     joint: bool = False
+    starts: list[int] | None = None
 
 
 def lay_out(slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, offset: Tensor, mask_id: int) -> Layout:
@@ -40,7 +42,7 @@ def lay_out(slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, o
     owner = torch.arange(slots.shape[0], device=slots.device)
     if shadow is None or not bool(shadow.any()):
         shown = positions if min(sizes) == wide else positions * (column < queries[:, None])
-        return Layout(tokens, shown, queries, None, owner)
+        return Layout(tokens, shown, queries, None, owner, starts=first.tolist())
     count = shadow.sum(-1)
     extra = int(count.max())
     twin = (~shadow).to(torch.uint8).argsort(dim=-1, stable=True)[:, :extra] + offset[:, None]

@@ -151,8 +151,8 @@ class ModelStep:
 
 def upload(inp: ForwardInput, device: torch.device) -> ForwardInput:
     """The input on another device, with what the host knows of it, so that nobody there has to ask back."""
-    known = Known.of(inp)
-    if inp.branch is None:
+    known = Known.of(inp) if inp.known is None else inp.known
+    if inp.branch is None and known.consecutive is None:
         real = torch.arange(inp.tokens.shape[1]) < inp.queries[:, None] if known.padded else None
         known = replace(known, consecutive=are_consecutive(inp.positions, real))
     moved = {f.name: getattr(inp, f.name) for f in fields(inp)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ class AttentionCase:
         rows: long `[R]`, cache rows; `span` is the same as a slice when they are consecutive (read without a copy).
         shares_rows: rows of the forward share a cache row, and one of them writes to it.
         stated_consecutive: whether each row's real tokens stand in consecutive slots; None = nobody has looked.
+        start: with `span`, the first of the consecutive slots that the tokens of every row are written to; None = they
+            are not the same ones, or nobody has looked.
     """
 
     heads: int
@@ -55,6 +58,7 @@ class AttentionCase:
     span: slice | None = None
     shares_rows: bool = False
     stated_consecutive: bool | None = None
+    start: int | None = None
 
     @classmethod
     def of(cls, inp: ForwardInput, heads: int, kv_heads: int, head_dim: int) -> AttentionCase:
@@ -80,7 +84,7 @@ class AttentionCase:
                 fields["lengths"] = inp.lengths
             if known.rows is not None:
                 if known.rows == tuple(range(known.rows[0], known.rows[0] + count)):
-                    fields["span"] = slice(known.rows[0], known.rows[0] + count)
+                    fields |= {"span": slice(known.rows[0], known.rows[0] + count), "start": known.start}
                 fields["shares_rows"] = known.writes and len(set(known.rows)) < count
         return cls(heads, kv_heads, head_dim, **fields)
 
@@ -89,6 +93,33 @@ class AttentionCase:
         """What sort of forward this is, in words."""
         base = "no cache" if self.cache is None else "over the cache"
         return base + (", branches" if self.branch is not None else "") + (", block-causal" if self.block else "")
+
+    def once(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`work(x)`, done once for all layers."""
+        held: dict[Any, tuple[Tensor, Tensor]] = self.__dict__.setdefault("_once", {})
+        if work not in held or held[work][0] is not x:
+            held[work] = x, work(x)
+        return held[work][1]
+
+    def through_cache(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store fresh `[R, kv_heads, Q, head_dim]`; returns all that the rows see, `[R, kv_heads, slots, head_dim]`."""
+        assert self.cache is not None and self.rows is not None
+        if self._lanes is None:
+            self.cache.write(layer, self.rows, self.write_slots, None, k, v)
+            return self.cache.read(layer, self.span or self.rows, self.slots)
+        written, held = self._lanes
+        for nth, fresh in ((2 * layer, k), (2 * layer + 1, v)):
+            written[nth].copy_(fresh)
+        return held[2 * layer], held[2 * layer + 1]
+
+    @cached_property
+    def _lanes(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None:
+        """Per layer and kind, where one copy stores all fresh tokens, and what is read; None = rows lie apart."""
+        if self.span is None or self.start is None:
+            return None
+        assert self.cache is not None and self.positions is not None
+        to = slice(self.start, self.start + self.positions.shape[1])
+        return self.cache.lanes(self.span, to), self.cache.lanes(self.span, slice(0, self.slots))
 
     @cached_property
     def consecutive(self) -> bool:

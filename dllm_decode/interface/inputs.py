@@ -76,6 +76,8 @@ class Known:
         slots: the largest of `lengths`, or a bound on it when `ragged`.
         rows: cache row of each forwarded row; None = known on the device only.
         consecutive: each row's real tokens stand in consecutive slots; None = nobody has looked.
+        start: slot of the first token, where nothing is padded, nothing belongs to a branch, and the tokens of every
+            row stand in the same consecutive slots; None = they do not, or nobody has looked.
         writes: some tokens are written to the cache (not all belong to branches).
         branches: with branches, the largest branch id + 1.
         reach: with branches, the largest slot that a token or a row has, + 1.
@@ -89,14 +91,23 @@ class Known:
     writes: bool = True
     branches: int = 0
     reach: int = 0
+    start: int | None = None
 
     @classmethod
-    def of(cls, inp: ForwardInput) -> Known:
-        """Read the tensors: free of charge on the CPU, a host sync (two with branches) elsewhere."""
+    def of(cls, inp: ForwardInput, starts: list[int] | None = None) -> Known:
+        """Read the tensors: free of charge on the CPU, a host sync (two with branches) elsewhere.
+
+        `starts`: slot of each row's first token, if the others are known to follow in consecutive slots.
+        """
         count, width = inp.tokens.shape
-        rows = torch.arange(count, device=inp.tokens.device) if inp.rows is None else inp.rows
-        queries, lengths, order = torch.stack([inp.queries, inp.lengths, rows]).tolist()
+        if inp.tokens.is_cpu:
+            queries, lengths = inp.queries.tolist(), inp.lengths.tolist()
+            order = list(range(count)) if inp.rows is None else inp.rows.tolist()
+        else:
+            rows = torch.arange(count, device=inp.tokens.device) if inp.rows is None else inp.rows
+            queries, lengths, order = torch.stack([inp.queries, inp.lengths, rows]).tolist()
         branches, reach, writes = 0, 0, True
+        alike = starts is not None and min(queries) == width and min(starts) == max(starts)
         if inp.branch is not None:
             facts = torch.stack([inp.branch.max() + 1, inp.branch.min(), inp.positions.max() + 1]).tolist()
             branches, reach, writes = facts[0], max(facts[2], *lengths), facts[1] < 0
@@ -108,4 +119,6 @@ class Known:
             writes=writes,
             branches=branches,
             reach=reach,
+            consecutive=None if starts is None else True,
+            start=starts[0] if starts is not None and alike else None,
         )

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from dllm_decode.attention import AttentionCase, choose_backend
 from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
-from dllm_decode.models.layers import Block, BlockNames, RMSNorm, add, add_norm, rotary_tables
+from dllm_decode.models.layers import Block, BlockNames, RMSNorm, RotaryMemory, add, add_norm
 from dllm_decode.models.moe import Experts, GroupedRouter, Router
 from dllm_decode.models.packed import pack_linears
 
@@ -65,6 +65,7 @@ class BidirectionalLM(PreTrainedModel):
             add(self, name, module)
         self._parts = attrgetter(*self.model_parts)
         self.attention = "auto"
+        self._rotary = RotaryMemory()
         self.post_init()
 
     @classmethod
@@ -122,12 +123,13 @@ class BidirectionalLM(PreTrainedModel):
         trail: list[Tensor] | None = None,
         watch: AttentionWatch | None = None,
     ) -> Tensor:
-        """Embedding to final norm: `[R, Q, width]`, or `[M, width]` at `cells`; `trail` gets each layer's input."""
+        """Embedding to final norm: `[R * Q, width]`, or `[M, width]` at `cells`; `trail` gets each layer's input."""
         embedding, blocks, norm, _ = self._parts(self)
-        x = embedding(tokens)
-        cos, sin = rotary_tables(positions, self.head_dim, self.config.rope_theta, self.config.rotary_dim)
-        if not self.config.rope_full_precision:  # else q and k are rotated in fp32 whatever the dtype
-            cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        x = embedding(tokens).flatten(0, 1)
+        # In full precision q and k are rotated in fp32 whatever the dtype.
+        dtype = torch.float32 if self.config.rope_full_precision else x.dtype
+        sizes = self.head_dim, self.config.rope_theta, self.config.rotary_dim
+        cos, sin = self._rotary.tables(positions, dtype, *sizes)
         backend = choose_backend(self.attention, case, x.dtype, x.device)
         delta: Tensor | None = None
         for layer, block in enumerate(blocks):
@@ -170,7 +172,8 @@ class BidirectionalLM(PreTrainedModel):
             heads, kv_heads, self.head_dim, real=real, queries=queries, positions=positions, block=block
         )
         trail: list[Tensor] | None = [] if output_hidden_states else None
-        hidden = self._trunk(input_ids, position_ids, case, trail=trail)
+        hidden = self._trunk(input_ids, position_ids, case, trail=trail).unflatten(0, input_ids.shape)
+        trail = None if trail is None else [x.unflatten(0, input_ids.shape) for x in trail]
         return CausalLMOutput(logits=self.head(hidden), hidden_states=tuple(trail) if trail else None)
 
     def hidden(self, inp: ForwardInput, cells: Tensor) -> Tensor:

@@ -29,7 +29,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` -> the same shape and dtype."""
-        return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+        if torch.is_grad_enabled() or not x.is_cpu:
+            return F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype) * self.weight
+        y = x.float()  # the same operations, without what torch looks up and lays out for each
+        scale = (y * y).mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        return (y * scale).to(x.dtype).mul_(self.weight)
 
 
 def add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -48,7 +52,9 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
         from dllm_decode.kernels import elementwise
 
         return elementwise.gated(gate, up)
-    return F.silu(gate) * up
+    if torch.is_grad_enabled() or gate.dtype != up.dtype:
+        return F.silu(gate) * up
+    return F.silu(gate).mul_(up)
 
 
 def _fusable(x: Tensor, y: Tensor | None) -> bool:
@@ -73,6 +79,28 @@ def rotary_tables(
     angles = F.pad(angles, (0, (head_dim - rotary_dim) // 2))
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
+
+
+class RotaryMemory:
+    """The tables of the last few forwards: steps of a block, and openings of a row, have the same positions again."""
+
+    #: Tables kept, and the most numbers in one: rows of a small model's answer, not of a long batch.
+    KEPT, MOST = 4, 1 << 18
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Tensor, object, tuple[Tensor, Tensor]]] = []
+
+    def tables(self, positions: Tensor, dtype: torch.dtype, *sizes: Any) -> tuple[Tensor, Tensor]:
+        """:func:`rotary_tables` of `positions` and `sizes` in `dtype`."""
+        known, keeps = (dtype, sizes), positions.is_cpu and not torch.is_grad_enabled()
+        for held in self._held if keeps else ():
+            if held[1] == known and held[0].shape == positions.shape and torch.equal(held[0], positions):
+                return held[2]
+        cos, sin = rotary_tables(positions, *sizes)
+        made = cos.to(dtype), sin.to(dtype)
+        if keeps and cos.numel() <= self.MOST:  # a copy of the positions: the caller may write into its tensor
+            self._held = [(positions.clone(), known, made), *self._held[: self.KEPT - 1]]
+        return made
 
 
 def rotary_order(head_dim: int, rotary_dim: int) -> list[int] | None:
@@ -181,19 +209,19 @@ class Block(nn.Module):
         cells: Tensor | None = None,
         watch: AttentionWatch | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Residual stream `x + delta`, `[R, Q, width]` each, in and out; the next norm does the sum.
+        """Residual stream `x + delta`, `[R * Q, width]` each, in and out; the next norm does the sum.
 
         What comes out is `[M, width]` when only `cells` (flat indices) are wanted afterwards; `watch` gets this
         layer's attention.
         """
         attention_norm, mlp_norm = self._norms(self)
         x, h = add_norm(x, delta, attention_norm)
-        q, k, v = self._project(h)
+        q, k, v = self._project(h, cos.shape[2])
         if watch is not None:  # first: a backend may overwrite q and k
             watch.maps.append(attention_weights(q, k, cos, sin, case))
-        mixed = backend.mix(q, k, v, cos, sin, case, layer)
+        mixed = backend.mix(q, k, v, cos, sin, case, layer).flatten(0, 1)
         if cells is not None:  # from here on every token is on its own
-            x, mixed = x.flatten(0, 1)[cells], mixed.flatten(0, 1)[cells]
+            x, mixed = x[cells], mixed[cells]
         x, h = add_norm(x, self._output(self)(mixed), mlp_norm)
         out = None if self._mixture is None else self._mixture(self)(h)
         if self._mlp is not None:
@@ -205,15 +233,15 @@ class Block(nn.Module):
         assert out is not None
         return x, out
 
-    def _project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[R, Q, heads or kv_heads, head_dim]`, ready to be rotated."""
+    def _project(self, h: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[R, Q, heads or kv_heads, head_dim]`, Q = `width`, ready to be rotated."""
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         parts, joint = [part(self) for part in self._qkv], self._joint[0]
         if joint is not None and joint.stands_for(parts):
             said: Sequence[Tensor] = [joint.product(h)]
         else:
             said = [part(h) for part in parts]
-        said = [x.unflatten(-1, (-1, self.head_dim)) for x in said]
+        said = [x.view(len(h) // width, width, -1, self.head_dim) for x in said]
         q, k, v = said if len(said) == 3 else said[0].split(sizes, dim=-2)
         if self._qk_norm is not None:
             q_norm, k_norm = self._qk_norm(self)

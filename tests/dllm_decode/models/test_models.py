@@ -217,9 +217,9 @@ def test_padding_tokens_change_nothing() -> None:
 
 @pytest.mark.parametrize(("family", "expected"), [("llada", torch.float32), ("dream", torch.bfloat16)])
 def test_rope_precision_is_per_family(family: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, used = tiny(family), set()
+    model, used, turn = tiny(family), set(), backends.turn
     model.module.bfloat16()
-    monkeypatch.setattr(backends, "rotate", lambda x, cos, sin: used.add(cos.dtype) or rotate(x, cos, sin))
+    monkeypatch.setattr(backends, "turn", lambda x, cos, sin: used.add(cos.dtype) or turn(x, cos, sin))
     assert logits(model, plain(torch.arange(5)[None])).dtype == torch.bfloat16
     assert used == {expected}
 
