@@ -102,7 +102,7 @@ class AttentionCase:
         return held[work][1]
 
     def through_cache(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store fresh `[R, kv_heads, Q, head_dim]`; returns all that the rows see, `[R, kv_heads, slots, head_dim]`."""
+        """Store fresh keys and values `[R, kv_heads, Q, head_dim]`; returns what rows see, `[.., slots, head_dim]`."""
         assert self.cache is not None and self.rows is not None
         if self._lanes is None:
             self.cache.write(layer, self.rows, self.write_slots, None, k, v)
