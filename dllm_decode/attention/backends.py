@@ -30,7 +30,7 @@ def signed(sin: Tensor) -> Tensor:
 
 
 def _side_by_side(q: Tensor, k: Tensor) -> Tensor | None:
-    """`[R, heads + kv_heads, Q, D]`: q and k of one product (`[R, Q, heads, D]` each) as one view; None = they are not."""
+    """`[R, heads + kv_heads, Q, D]`: q and k `[R, Q, heads, D]` of one product, as one view; None = they are not."""
     (rows, width, heads, size), (a, b, c, d) = q.shape, q.stride()
     if torch.is_grad_enabled() or k.stride() != q.stride() or k.dtype != q.dtype:
         return None

@@ -93,7 +93,7 @@ class KVCache:
         self.data[layer, 1][where] = v.transpose(1, 2).to(self.dtype)
 
     def lanes(self, rows: slice, slots: slice) -> tuple[Tensor, ...]:
-        """Views `[R, kv_heads, S, head_dim]` of a span of rows and slots: keys and values of layer 0, of layer 1, ..."""
+        """Views `[R, kv_heads, S, head_dim]` of a span of rows and slots: keys, values of layer 0, of layer 1, ..."""
         asked = rows.start, rows.stop, slots.start, slots.stop
         for at, held in self._lanes:  # a block's steps ask for the same
             if at == asked:
