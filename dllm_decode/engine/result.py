@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from dllm_decode.engine.pool import Pool
-from dllm_decode.engine.request import Outcome
-from dllm_decode.engine.trace import Trace
-from dllm_decode.interface.text import TextCodec
+if TYPE_CHECKING:  # reading a replay needs no torch
+    from dllm_decode.engine.pool import Pool
+    from dllm_decode.engine.request import Outcome
+    from dllm_decode.engine.trace import Trace
+    from dllm_decode.interface.text import TextCodec
 
 
 @dataclass(frozen=True)

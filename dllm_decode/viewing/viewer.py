@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dllm_decode.engine.result import Ending
 from dllm_decode.engine.trace import Trace, TraceError
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
@@ -184,7 +185,8 @@ def write_page(page: str, path: str | Path) -> Path:
 def _row(trace: Trace, number: int, pieces: Mapping[int, str], eos: list[int]) -> dict[str, Any]:
     replay = pack_trace(trace)
     final = trace.replay()
-    content = next((i for i, token in enumerate(final) if token in eos), len(final))
+    given = [cell < len(trace.canvas) and trace.canvas[cell] != trace.mask_id for cell in range(len(final))]
+    content = Ending.of(final, given, eos).content
     forwards = len(trace.steps)
     facts: dict[str, str] = {
         name: str(trace.meta[name]) for name in ("policy", "cache", "model") if name in trace.meta

@@ -114,8 +114,9 @@
 
   function finish(lane, choice, text, spent, first) {
     const own = choice.dllm, content = own.replay.v.length ? text : "";
-    const cells = canvasAt(unpackReplay(own.replay, own.mask_id), own.replay.k.length, own.mask_id).tokens;
-    const end = cells.findIndex((token) => own.eos_ids.includes(token)), tokens = end < 0 ? cells.length : end;
+    const replay = unpackReplay(own.replay, own.mask_id), eos = new Set(own.eos_ids);
+    const cells = canvasAt(replay, own.replay.k.length, own.mask_id).tokens;
+    const tokens = contentOf(cells, cells.map((token, i) => replay.given.has(i)), eos, own.mask_id);
     const root = h("div", {});
     const figure = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
     fill(lane.body, h("dl", { class: "facts" }, figure("forwards", own.nfe), figure("tokens per forward", (tokens / Math.max(1, own.nfe)).toFixed(2)),
@@ -123,8 +124,7 @@
     h("p", { class: "text answer", dir: "auto" }, content), root,
     h("div", { class: "bar" }, h("button", { type: "button", class: "trace", onclick: () => save("trace.jsonl", own.trace.map((line) => JSON.stringify(line)).join("\n") + "\n", "application/jsonl") }, "Trace"),
       h("button", { type: "button", class: "standalone", onclick: () => standalone(own).catch(say) }, "Standalone page")));
-    const pieces = own.pieces, eos = new Set(own.eos_ids);
-    lane.viewer = mountViewer(root, own.replay, { mask: own.mask_id, eos, pieces }, { brief: true, onstep: (now) => follow(lane, now) });
+    lane.viewer = mountViewer(root, own.replay, { mask: own.mask_id, eos, pieces: own.pieces }, { brief: true, onstep: (now) => follow(lane, now) });
   }
 
   let following = false;
@@ -161,6 +161,7 @@
     lanes = given.map(([, body]) => ({ body: h("div", {}), name: body.dllm.policy, viewer: null }));
     fill($("lanes"), lanes.map((lane) => h("section", { class: "lane", "aria-label": lane.name }, h("h2", {}, h("bdi", {}, lane.name)), lane.body)));
     $("stop").disabled = false;
+    $("snippet").hidden = true; // it was of what had been asked before
     say("decoding");
     document.documentElement.dataset.state = "running";
     await Promise.all(given.map(([path, body], i) => run(path, body, lanes[i]).catch((error) => fill(lanes[i].body, h("p", { class: "wrong", role: "alert" }, error.name === "AbortError" ? "stopped" : error.message)))));
@@ -200,13 +201,19 @@
   $("stop").addEventListener("click", () => abort && abort.abort());
   $("link").addEventListener("click", () => { location.hash = encodeURIComponent(JSON.stringify(state())); show(location.href); });
   $("curl").addEventListener("click", () => show(asks().map(([path, body]) => `curl ${location.origin}${path} -H 'Content-Type: application/json' -d ${quoted(JSON.stringify(body))}`).join("\n")));
+  const words = { null: "None", true: "True", false: "False" };
+  function python(value) {
+    if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+    if (value && typeof value === "object") return `{${Object.entries(value).map(([name, one]) => `${JSON.stringify(name)}: ${python(one)}`).join(", ")}}`;
+    return words[value === null || typeof value === "boolean" ? value : ""] || JSON.stringify(value);
+  }
   $("python").addEventListener("click", () => show([
-    "import json", "from openai import OpenAI", "", `client = OpenAI(base_url=${JSON.stringify(location.origin + "/v1")}, api_key="none")`,
-    ...asks().map(([path, body]) => {
-      const { dllm, ...rest } = body;
-      const call = path.includes("chat") ? "client.chat.completions.create" : "client.completions.create";
-      return `print(${call}(**json.loads(r'''${JSON.stringify(rest).replaceAll("'", "\\u0027")}'''), extra_body={"dllm": json.loads(r'''${JSON.stringify(dllm).replaceAll("'", "\\u0027")}''')}).choices[0])`;
-    }),
+    "from openai import OpenAI", "", `client = OpenAI(base_url=${JSON.stringify(location.origin + "/v1")}, api_key="none")`,
+    ...asks().map(([path, { dllm, ...rest }]) => [
+      `answer = client.${path.includes("chat") ? "chat.completions" : "completions"}.create(`,
+      ...Object.entries(rest).map(([name, value]) => `    ${name}=${python(value)},`),
+      `    extra_body={"dllm": ${python(dllm)}},`, ")", "print(answer.choices[0])",
+    ].join("\n")),
   ].join("\n")));
   if (location.hash.length > 1) restore();
   document.documentElement.dataset.ready = "yes";

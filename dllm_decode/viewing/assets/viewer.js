@@ -29,6 +29,13 @@ function unpackReplay(packed, mask) {
   return { initial, given, steps, most: Math.max(packed.n, ...steps.map((step) => step.length)) };
 }
 
+/* Tokens of the text that were decided: an end token that was given, or has given text behind it, ends nothing. */
+function contentOf(tokens, given, eos, mask) {
+  const last = tokens.findLastIndex((token, i) => given[i] && !eos.has(token));
+  const end = tokens.findIndex((token, i) => i > last && eos.has(token) && !given[i]);
+  return tokens.filter((token, i) => (end < 0 || i < end) && !given[i] && token !== mask).length;
+}
+
 /* The canvas after the first `upto` forwards. */
 function canvasAt(replay, upto, mask) {
   const state = {
@@ -188,11 +195,10 @@ function mountViewer(root, packed, book, options = {}) {
       if (final[one.cell] !== book.mask && text(final[one.cell]).includes("↵")) nodes.push(h("br"));
     }
     fill(canvas, nodes);
-    const end = tokens.findIndex((token) => book.eos.has(token));
-    const content = tokens.slice(0, end < 0 ? undefined : end).filter((token) => token !== book.mask).length;
-    const decided = tokens.filter((token) => token !== book.mask).length;
+    const decided = cells.filter((one) => !one.given && one.token !== book.mask).length;
+    const content = contentOf(tokens, cells.map((one) => one.given), book.eos, book.mask);
     const figure = (label, value) => h("span", {}, label + " ", h("b", {}, value));
-    fill(figures, figure("forwards", `${now} of ${total}`), figure("cells decided", `${decided} of ${tokens.length}`),
+    fill(figures, figure("forwards", `${now} of ${total}`), figure("cells decided", `${decided} of ${cells.filter((one) => !one.given).length}`),
       figure("content tokens per forward so far", now ? (content / now).toFixed(2) : "–"),
       block ? figure("block", `cells ${block.start}–${block.end - 1}`) : figure("", "done"),
       state.revokes ? figure("revoked so far", state.revokes) : null);
