@@ -37,8 +37,9 @@ def error_response(error: ApiError) -> JSONResponse:
 class Guard:
     """In front of the routes: host, key, size and kind of the body; counts answers; says every error in one shape."""
 
-    def __init__(self, app: Any, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: Any, service: Service, asks: dict[str, Completions]) -> None:
+        """``asks``: by path, what answers POST there; they are most of the work, and skip the router."""
+        self.app, self.service, self.asks = app, service, asks
         self.hosts = {*LOCAL, *service.serving.hosts}
         self.keys = [key.encode() for key in service.serving.keys]
 
@@ -61,7 +62,9 @@ class Guard:
             self._check(scope, headers)
             if scope["method"] == "POST":
                 scope["dllm.body"] = await self._body(headers, receive)
-            await self.app(scope, receive, sent)
+                await self.asks.get(scope["path"], self.app)(scope, receive, sent)
+            else:
+                await self.app(scope, receive, sent)
         except ApiError as error:
             if not begun:
                 await error_response(error)(scope, receive, sent)
@@ -143,7 +146,7 @@ class Completions:
         gone = asyncio.ensure_future(_disconnected(receive))
         gone.add_done_callback(stop)
         try:
-            await (self._stream(job, send) if ask.stream else self._plain(job, scope, receive, send))
+            await (self._stream(job, send) if ask.stream else self._plain(job, send))
         except asyncio.CancelledError:
             if not gone.done():
                 raise  # the server is leaving
@@ -153,8 +156,11 @@ class Completions:
             gone.cancel()
             service.cancel(job)
 
-    async def _plain(self, job: Job, scope: Scope, receive: Receive, send: Send) -> None:
-        await JSONResponse(await self.service.answer(job))(scope, receive, send)
+    async def _plain(self, job: Job, send: Send) -> None:
+        data = json.dumps(await self.service.answer(job), ensure_ascii=False, separators=(",", ":")).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
 
     async def _stream(self, job: Job, send: Send) -> None:
         headers = [
@@ -238,9 +244,12 @@ def build_app(service: Service) -> Guard:
     async def told(request: Request, error: Exception) -> Response:
         return error_response(of_exception(error))
 
+    asks = {
+        "/v1/chat/completions": Completions(service, chat=True),
+        "/v1/completions": Completions(service, chat=False),
+    }
     routes = [
-        Route("/v1/chat/completions", Completions(service, chat=True), methods=["POST"]),
-        Route("/v1/completions", Completions(service, chat=False), methods=["POST"]),
+        *(Route(path, answer, methods=["POST"]) for path, answer in asks.items()),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/v1/dllm/replay", replay, methods=["POST"]),
@@ -251,4 +260,4 @@ def build_app(service: Service) -> Guard:
     if serving.page:
         routes.append(Route("/", page))
     app = Starlette(routes=routes, exception_handlers={404: not_found, 405: wrong_method, ApiError: told})
-    return Guard(app, service)
+    return Guard(app, service, asks)

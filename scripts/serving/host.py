@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from dllm_decode.config import GenerationConfig
 from dllm_decode.engine.scheduler import Limits, Scheduler
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.serve.app import build_app
-from dllm_decode.serve.server import Server, make_service
+from dllm_decode.serve.server import Server, make_service, settled
 from dllm_decode.serve.settings import Serving
 
 
@@ -23,7 +24,7 @@ class Host:
         config = GenerationConfig(max_new_tokens=64, block_length=32)
         serving = Serving(**{"name": "tiny", "config": config, **settings})
         self.model = model
-        self.service = make_service(lambda: model, serving, limits)
+        self.service = make_service(lambda: settled(model), serving, limits)
         self.port = free_port()
         self.server = Server(self.service, build_app(self.service), "127.0.0.1", self.port)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -41,6 +42,7 @@ class Host:
         self.server.should_exit = True
         self.thread.join(20)
         self.service.engine.stop()
+        gc.unfreeze()
 
     @property
     def scheduler(self) -> Scheduler:
