@@ -157,7 +157,9 @@ class Completions:
             service.cancel(job)
 
     async def _plain(self, job: Job, send: Send) -> None:
-        data = json.dumps(await self.service.answer(job), ensure_ascii=False, separators=(",", ":")).encode()
+        data = json.dumps(
+            await self.service.answer(job), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": data})

@@ -116,6 +116,17 @@ def test_early_stop_is_a_part_that_is_added_once() -> None:
     assert DiffusionSampler(endless, TopK())._bound(config).parts == (TopK(),)
 
 
+def test_a_bound_policy_is_kept_for_all_seeds_and_for_no_other_setting() -> None:
+    sampler = DiffusionSampler(tiny("llada"), "eotp+threshold")
+    one = sampler._bound(sampler.config)
+    assert sampler._bound(sampler.config.replace(seed=7)) is one
+    for changes in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"early_stop": False}, {"suppress_tokens": [1]}):
+        other = sampler._bound(sampler.config.replace(**changes))
+        assert other is not one and other is sampler._bound(sampler.config.replace(**changes, seed=7))
+    many = [sampler._bound(sampler.config.replace(max_new_tokens=n)) for n in range(1, 100)]
+    assert len(set(map(id, many))) == 99 and len(sampler._told) <= 64
+
+
 def test_parts_are_bound_with_their_surroundings() -> None:
     heard: list[Setting] = []
 

@@ -49,6 +49,18 @@ def test_dream_tokenizer_round_trip(tmp_path: Path, text: str) -> None:
     assert tokenizer.decode([262, 259, 265], skip_special_tokens=False) == "<|im_start|>hello<|mask|>"
 
 
+@pytest.mark.parametrize("text", [*TEXTS, "a<|endoftext|>b <|mdm_mask|>"])
+def test_encoding_is_the_tokenizers_own_whatever_else_it_was_used_for(checkpoint: Path, text: str) -> None:
+    add_llada_tokenizer(checkpoint, chat=True)
+    made = codec(checkpoint)
+    want = made.tokenizer.encode(text, add_special_tokens=False)
+    assert made.encode(text) == want
+    made.tokenizer("a b c d", truncation=True, max_length=1)  # is kept in the library underneath
+    assert made.encode(text) == want
+    made.tokenizer.split_special_tokens = True
+    assert made.encode(text) == made.tokenizer.encode(text, add_special_tokens=False)
+
+
 def test_llada_chat_template(checkpoint: Path) -> None:
     add_llada_tokenizer(checkpoint, chat=True)
     tokenizer = codec(checkpoint)
