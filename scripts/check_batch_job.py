@@ -208,13 +208,13 @@ def with_ray(folder: Path, lines: int, kill: bool) -> list[str]:
     job = job_in(folder / "ray", source, 16)
     killed: list[int] = []
 
-    def on_part() -> None:
+    def on_look() -> None:
         alive = job.progress().workers
-        if kill and not killed and alive:
+        if kill and not killed and alive and job.finished():
             killed.append(int(alive[0].split("-")[-2]))
             os.kill(killed[0], signal.SIGKILL)
 
-    run_on_ray(job, "local", 2, 0.5, 0.0, 180.0, "cpu", on_part=on_part)
+    run_on_ray(job, "local", 2, 0.5, 0.0, 180.0, "cpu", on_look=on_look)
     if finish(JobFolder.open(job.path)) != expected:
         wrong.append("Ray's answers differ from those of one process.")
     if kill and not killed:

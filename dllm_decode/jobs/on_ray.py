@@ -14,6 +14,8 @@ from dllm_decode.jobs.lines import Line
 from dllm_decode.jobs.manifest import JobSettings
 from dllm_decode.jobs.worker import BATCH_SIZE, Decoder, Worker
 
+AT_ONCE = 8  #: shards that an actor is told of at a time
+
 
 def _ray() -> Any:
     try:
@@ -24,7 +26,7 @@ def _ray() -> Any:
 
 
 class ShardActor:
-    """A worker in a process of Ray's; told which shard to decode."""
+    """A worker in a process of Ray's; told which shards to decode."""
 
     def __init__(self, path: str, stale_after: float, device: str | None, batch_size: int) -> None:
         from dllm_decode.models import load_model
@@ -38,10 +40,9 @@ class ShardActor:
         """Once the model is loaded: the worker's name."""
         return self.worker.name
 
-    def decode(self, shard: int) -> bool:
-        """Decode a shard; whether it is finished now, by whomever."""
-        self.worker.run([shard], wait=False)
-        return self.job.part(shard).exists()
+    def decode(self, shards: list[int]) -> None:
+        """Decode shards that nobody else holds."""
+        self.worker.run(shards, wait=False)
 
 
 def run_on_ray(
@@ -54,7 +55,7 @@ def run_on_ray(
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
     max_errors: int | None = None,
-    on_part: Callable[[], None] | None = None,
+    on_look: Callable[[], None] | None = None,
 ) -> None:
     """Finish a job with actors on a cluster that sees its folder.
 
@@ -68,7 +69,7 @@ def run_on_ray(
         device: of the actors' models.
         batch_size: rows decoded together by each.
         max_errors: stop when more lines have failed.
-        on_part: called after each finished shard.
+        on_look: called after each look at the folder, about once a second.
 
     Raises:
         DllmError: no Ray, no cluster, no room in it, or no progress in time.
@@ -91,7 +92,7 @@ def run_on_ray(
                 f"no actor of {cpus:g} CPUs and {gpus:g} GPUs was ready within {timeout:g} s on a cluster of {room}; "
                 "ask for less with --cpus-per-actor and --gpus-per-actor, or wait longer with --ray-timeout."
             )
-        _hand_out(ray, job, waiting, timeout, max_errors, on_part)
+        _hand_out(ray, job, waiting, timeout, max_errors, on_look)
     finally:
         for actor in made:
             ray.kill(actor)
@@ -103,41 +104,38 @@ def _hand_out(
     waiting: dict[Any, Any],
     timeout: float,
     max_errors: int | None,
-    on_part: Callable[[], None] | None,
+    on_look: Callable[[], None] | None,
 ) -> None:
-    """Give each actor a shard when it has none, until all are finished."""
-    todo = sorted(set(range(len(job.manifest.shards))) - job.finished())
-    last = time.monotonic()
-    asked: dict[Any, int] = {}
-    while len(job.finished()) < len(job.manifest.shards):
+    """Give each actor shards when it has none, until all are finished."""
+    actors, count, last = len(waiting), 0, time.monotonic()
+    given: dict[Any, set[int]] = {}
+    while len(finished := job.finished()) < len(job.manifest.shards):
+        if len(finished) > count:
+            count, last = len(finished), time.monotonic()
+        if on_look is not None:
+            on_look()
+        if max_errors is not None and (failed := job.progress().errors) > max_errors:
+            raise DllmError(f"{failed} lines of the job have failed, and --max-errors is {max_errors}.")
         done, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
         for reference in done:
-            actor, shard = waiting.pop(reference), asked.pop(reference, None)
+            actor = waiting.pop(reference)
+            if given.pop(reference, set()) - job.finished():
+                time.sleep(0.2)  # others hold what is left of it, or the actor is gone
             try:
-                finished = ray.get(reference)
-            except ray.exceptions.RayActorError:  # it is being restarted; its shard is taken up again
-                finished = False
+                ray.get(reference)
+            except ray.exceptions.RayActorError:
+                pass  # it is being restarted; its shards are taken up again
             except ray.exceptions.RayTaskError as error:
                 raise DllmError(f"a worker on Ray failed: {error.cause}") from error
-            if shard is not None and finished:
-                last = time.monotonic()
-                if on_part is not None:
-                    on_part()
-            elif shard is not None:
-                todo.append(shard)
-            failed = job.progress().errors
-            if max_errors is not None and failed > max_errors:
-                raise DllmError(f"{failed} lines of the job have failed, and --max-errors is {max_errors}.")
-            todo = [s for s in todo if s not in job.finished()]
-            if todo:
-                following = todo.pop(0)
-                call = actor.decode.remote(following)
-                waiting[call] = actor
-                asked[call] = following
+            todo = sorted(set(range(len(job.manifest.shards))) - job.finished() - set().union(*given.values()))
+            if todo:  # several, of which the next one's rows take the places that one frees; fewer towards the end
+                mine = todo[: max(1, min(AT_ONCE, len(todo) // (2 * actors)))]
+                call = actor.decode.remote(mine)
+                given[call] = set(mine)
             else:
-                idle = actor.ready.remote()
-                waiting[idle] = actor
+                call = actor.ready.remote()
                 time.sleep(0.2)
+            waiting[call] = actor
         if time.monotonic() - last > max(timeout, 2 * job.stale_after):
             raise DllmError(
                 f"no shard was finished for {time.monotonic() - last:.0f} s; look at Ray's dashboard, then go "
