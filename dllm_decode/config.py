@@ -110,13 +110,13 @@ class GenerationConfig:
         value = getattr(self, name)
         if value is None and optional:
             return
-        if (
-            not isinstance(value, int)
-            or isinstance(value, bool)
-            or not least <= value < (2**63 if name == "seed" else 2**31)
-        ):
+        most = (2**63 if name == "seed" else 2**31) - 1
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole and least <= value <= most):
             other = f", or {or_else}" if optional or or_else != "None" else ""
-            self._refuse(name, f"a whole number from {least} up{other}")
+            self._refuse(
+                name, f"a whole number from {least} {f'to {most}' if whole and value > most else 'up'}{other}"
+            )
 
     def _refuse(self, name: str, allowed: str) -> None:
         raise GenerationConfigError(f"{name} is {getattr(self, name)!r:.80}; give {allowed}.")

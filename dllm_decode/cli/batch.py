@@ -27,6 +27,7 @@ from dllm_decode.cli.common import (
     check_cache,
     check_policy,
     load,
+    named_folder,
     stderr,
     stdout,
     write_json,
@@ -74,7 +75,12 @@ def run(
     source: Annotated[
         Path, typer.Argument(help="JSON lines (ours or OpenAI's batch lines) or Parquet.", metavar="INPUT")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the job: made, or gone on with.", metavar="JOB")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="Folder of the job: made, or gone on with.", metavar="JOB", parser=named_folder
+        ),
+    ],
     workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
     model: ModelName = "tiny",
     policy: PolicyText = "threshold",

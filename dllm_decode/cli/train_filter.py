@@ -24,6 +24,7 @@ from dllm_decode.cli.common import (
     check_batch_size,
     check_cache,
     load,
+    named_folder,
     stderr,
     stdout,
 )
@@ -64,10 +65,23 @@ def train_filter(
     ] = False,
     seed: Seed = 0,
     work: Annotated[
-        Path, typer.Option(help="Folder of the collected records; an interrupted run continues there.")
+        Path,
+        typer.Option(
+            help="Folder of the collected records; an interrupted run continues there.",
+            metavar="FOLDER",
+            parser=named_folder,
+        ),
     ] = Path("filter-records"),
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the filter and its card.", rich_help_panel=OUTPUT)
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the filter and its card.",
+            metavar="FOLDER",
+            parser=named_folder,
+            rich_help_panel=OUTPUT,
+        ),
     ] = Path("filters-trained"),
     plot: Annotated[
         Path | None, typer.Option(help="Image file for the calibration curve.", rich_help_panel=OUTPUT)
