@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+#: a body that is too large is read to its end, and let go, up to so many times the limit: a client that is still
+#: sending when the connection closes does not get to read why
+READ_ON = 64
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -99,16 +102,19 @@ class Guard:
             raise ApiError(
                 415, "the body must be JSON; send Content-Type: application/json.", code="wrong_content_type"
             )
-        limit, body = self.service.serving.body_limit, b""
+        limit, size, pieces = self.service.serving.body_limit, 0, []
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ApiError(400, "the client is gone.")
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise ApiError(413, f"the body is larger than {limit} bytes; send less.", code="body_too_large")
-            if not message.get("more_body"):
+            size += len(message.get("body", b""))
+            if size <= limit:
+                pieces.append(message.get("body", b""))
+            if not message.get("more_body") or size > READ_ON * limit:
                 break
+        if size > limit:
+            raise ApiError(413, f"the body is larger than {limit} bytes; send less.", code="body_too_large")
+        body = b"".join(pieces)
         try:
             return json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:

@@ -62,6 +62,7 @@ def raw(path: str, method: str = "post", **options: Any) -> Callable[..., Any]:
         (raw("/nowhere"), {"a": 1}, openai.NotFoundError, 404, None, "not_found"),
         (raw("/completions", "get"), {}, openai.APIStatusError, 405, None, None),
         (text, {"prompt": "a" * (1 << 20)}, openai.APIStatusError, 413, None, "body_too_large"),
+        (text, {"prompt": "a" * (1 << 24)}, openai.APIStatusError, 413, None, "body_too_large"),
         (raw("/completions", default_headers={"Content-Type": "text/plain"}), {"prompt": "a"},
          openai.APIStatusError, 415, None, "wrong_content_type"),
         (raw("/completions", default_headers={"Host": "evil.example"}), {"prompt": "a"},
