@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dllm_decode import kernels
 from dllm_decode.engine.capture.ahead import Lookahead, Request, foresee
-from dllm_decode.engine.capture.recording import Bucket, CudaRecorder, Fields, Recorder, Recording, pack, unpack
+from dllm_decode.engine.capture.recording import Bucket, CudaRecorder, Fields, Key, Recorder, Recording, pack, unpack
 from dllm_decode.engine.score import one_pass, score
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.interface.inputs import ForwardInput, Known, are_consecutive
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 MOST_TOKENS = 4096  #: larger forwards keep the GPU busy longer than their launches take
 MOST_RECORDINGS = 48
+#: A step that a larger recording serves is recorded itself when it comes for so many times: that costs as much as ten
+#: steps and spares half a step at most.  Rows that join and leave come in many shapes, few of which come often.
+OWN_SIGHTINGS = 16
 KEPT_CACHE_BYTES = 2 << 30  #: a cache up to this size outlives its run, so that recordings over it do too
 SLOT_STEP = 64
 
@@ -62,13 +65,13 @@ class StepGraphs:
             sightings: record a bucket's step when it comes for the n-th time; what comes once is not worth it.
         """
         self.sightings = sightings
-        self._seen: Counter[tuple[object, ...]] = Counter()
+        self._seen: Counter[Key] = Counter()
         # A proxy: what is remembered of a model must not keep it alive.
         self.model: DenoisingModel = weakref.proxy(model)
         self.recorder, self.needs_kernels = recorder, needs_kernels
-        self.recordings: OrderedDict[tuple[object, ...], Recording] = OrderedDict()
+        self.recordings: OrderedDict[Key, Recording] = OrderedDict()
         self.replayed = 0
-        self._broken: set[tuple[object, ...]] = set()
+        self._broken: set[Key] = set()
         self._said: set[str] = set()
         self._weights: object = None
         self._ahead: Sent | None = None
@@ -103,8 +106,9 @@ class StepGraphs:
                 cache = self.model.new_cache(held_rows, held_slots, self._kept.zero_())
                 self._borrower = weakref.ref(cache)
                 return cache
-            self._kept = None  # before the new one is taken
-            self.recordings.clear()
+            gone, self._kept = self._kept.data_ptr(), None  # before the new one is taken
+            for key in [key for key in self.recordings if key.cache[0] == gone]:
+                del self.recordings[key]
         cache = self.model.new_cache(rows, -(-slots // SLOT_STEP) * SLOT_STEP)
         if free and cache.data.nbytes <= KEPT_CACHE_BYTES:
             self._kept, self._borrower = cache.data, weakref.ref(cache)
@@ -211,15 +215,15 @@ class StepGraphs:
         inp, cells, rule, draws = request.inp, request.cells, request.rule, request.draws
         assert inp.cache is not None
         bucket = Bucket.of(inp.tokens.shape[0], inp.tokens.shape[1], len(cells))
-        key = (rule, bucket, inp.cache.data.data_ptr(), inp.cache.data.shape)
-        recording = self.recordings.get(key)
-        if recording is not None:
-            self.recordings.move_to_end(key)
-            self._fill(recording, bucket, inp, cells, draws)
+        key = Key(rule, bucket, (inp.cache.data.data_ptr(), inp.cache.data.shape))
+        found = self._find(key)
+        if found is not None:
+            self.recordings.move_to_end(found)
+            recording = self.recordings[found]
+            recording.fill(inp, cells, draws)
+        elif key in self._broken or self._seen[key] < self.sightings:
+            return None
         else:
-            self._seen[key] += 1
-            if key in self._broken or self._seen[key] < self.sightings:
-                return None
             try:
                 recording = self._record(bucket, inp, cells, rule, draws)
             except RuntimeError as error:
@@ -232,6 +236,15 @@ class StepGraphs:
         recording.replay()
         recording.read.copy_(recording.out, non_blocking=True)
         return recording
+
+    def _find(self, key: Key) -> Key | None:
+        """The recording for a step: its own, or the smallest larger one until its own is worth making."""
+        if key in self.recordings:
+            return key
+        self._seen[key] += 1
+        if key not in self._broken and self._seen[key] >= max(self.sightings, OWN_SIGHTINGS):
+            return None
+        return min((k for k in self.recordings if k.holds(key)), key=lambda k: k.bucket.size, default=None)
 
     def _record(
         self, bucket: Bucket, inp: ForwardInput, cells: Tensor, rule: ScoreRule, draws: Draws | None
@@ -250,24 +263,10 @@ class StepGraphs:
         def step() -> Tensor:
             return pack(score(self.model.head(self.model.hidden(static, at.cells)), rule, draws=keys))
 
-        recording = Recording(lambda: None, filled, fed, read, read)
-        self._fill(recording, bucket, inp, cells, draws)  # the warm-up runs on real inputs: what it writes is right
+        recording = Recording(bucket, lambda: None, filled, fed, read, read)
+        recording.fill(inp, cells, draws)  # the warm-up runs on real inputs: what it writes is right
         recording.replay, recording.out = self.recorder.record(step)
         return recording
-
-    @staticmethod
-    def _fill(recording: Recording, bucket: Bucket, inp: ForwardInput, cells: Tensor, draws: Draws | None) -> None:
-        """Pad a step's inputs to the bucket and send them off."""
-        assert inp.rows is not None
-        (rows, width), at = inp.tokens.shape, Fields.of(recording.filled.zero_(), bucket)
-        at.tokens[:rows, :width], at.positions[:rows, :width] = inp.tokens, inp.positions
-        at.lengths.fill_(1)  # a row that sees nothing is NaN in some attention backends
-        at.queries[:rows], at.lengths[:rows], at.rows[:rows] = inp.queries, inp.lengths, inp.rows
-        at.cells[: len(cells)] = cells // width * bucket.width + cells % width
-        if draws is not None:
-            at.seed[: len(cells)], at.step[: len(cells)] = draws.seed, draws.step
-            at.cell[: len(cells)], at.branch[: len(cells)] = draws.cell, draws.branch
-        recording.fed.copy_(recording.filled, non_blocking=True)
 
     def _say(self, text: str) -> None:
         if text not in self._said:

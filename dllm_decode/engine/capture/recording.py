@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -9,7 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from dllm_decode.interface.scoring import ScoreRule, Scores
+from dllm_decode.interface.inputs import ForwardInput
+from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 
 Replay = Callable[[], None]
 
@@ -27,15 +29,46 @@ class Recorder(Protocol):
         """Until the device has done everything."""
 
 
+class GraphPool:
+    """The memory that graphs share while any of them lives: they never run at the same time.
+
+    The allocator lets a pool go with its last graph, and refuses to capture into that handle from then on
+    (``use_count > 0 INTERNAL ASSERT FAILED``); so where none is left, the next graph gets a new handle.
+    """
+
+    def __init__(self, new: Callable[[], object]) -> None:
+        """``new`` makes a handle that was never used."""
+        self._new, self._handle = new, None  # type: ignore[var-annotated]
+        self._graphs: weakref.WeakSet[object] = weakref.WeakSet()
+
+    def handle(self) -> object:
+        """The memory to capture into now."""
+        if not self._graphs:
+            self._handle = self._new()
+        return self._handle
+
+    def add(self, graph: object) -> None:
+        """A graph has been captured into :meth:`handle`."""
+        self._graphs.add(graph)
+
+    def forget(self) -> None:
+        """Leave this memory to the graphs that have it: a capture that failed may have left anything there."""
+        self._graphs.clear()
+
+
 class CudaRecorder:
-    """Recorder by CUDA graphs; all of them share one memory pool, for they never run at the same time."""
+    """Recorder by CUDA graphs."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.pool: object | None = None
+        self.pool = GraphPool(torch.cuda.graph_pool_handle)
 
     def record(self, step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        """Run the step a few times aside (kernels compile, libraries set themselves up), then capture it."""
+        """Run the step a few times aside (kernels compile, libraries set themselves up), then capture it.
+
+        Raises:
+            RuntimeError: it cannot be captured; streams, random numbers and memory are as if nobody had tried.
+        """
         with torch.cuda.device(self.device):
             current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
             aside.wait_stream(current)
@@ -43,12 +76,27 @@ class CudaRecorder:
                 for _ in range(3):
                     step()
             current.wait_stream(aside)
-            if self.pool is None:
-                self.pool = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
-                out = step()
+            try:
+                graph, out = self._capture(step)
+            except RuntimeError:
+                self.pool.forget()
+                # The generator still believes that a capture is under way, and refuses to draw ("Offset increment
+                # outside graph capture"); the end of one that succeeds is what tells it otherwise.
+                self._capture(lambda: torch.zeros(1, device=self.device))
+                self.pool.forget()
+                raise
+        self.pool.add(graph)
         return graph.replay, out
+
+    def _capture(self, step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph, pool = torch.cuda.CUDAGraph(), self.pool.handle()
+        # `graph` switches streams, and back only from a capture that began and ended; the outer one does so always.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),  # type: ignore[arg-type]
+        ):
+            out = step()
+        return graph, out
 
     def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Pinned host memory: copies to and from it do not stop the host."""
@@ -72,6 +120,15 @@ class Bucket(NamedTuple):
         unit = 8 if width <= 64 else 32
         return cls(_rows(rows), -(-width // unit) * unit, max(16, _power(cells)))
 
+    @property
+    def size(self) -> int:
+        """About what a step costs: tokens through the layers, cells through the head."""
+        return self.rows * self.width + self.cells
+
+    def holds(self, other: Bucket) -> bool:
+        """Whether a recording of this shape serves a step of the other one, at twice its cost at most."""
+        return all(mine >= its for mine, its in zip(self, other, strict=True)) and self.size <= 2 * other.size
+
 
 def _rows(n: int) -> int:
     """1, 2, then steps of 4 up to 32 and of 8 above: where a step is bound by compute, every padded row costs one."""
@@ -83,15 +140,41 @@ def _power(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+class Key(NamedTuple):
+    """What a recording serves: how cells are scored, which shape, and the cache it points into (address, shape)."""
+
+    rule: ScoreRule
+    bucket: Bucket
+    cache: tuple[int, tuple[int, ...]]
+
+    def holds(self, other: Key) -> bool:
+        """Whether a recording made for this serves the other too."""
+        return self.rule == other.rule and self.cache == other.cache and self.bucket.holds(other.bucket)
+
+
 @dataclass
 class Recording:
     """A recorded step with its buffers: ``filled`` is copied to ``fed`` before a replay, ``out`` to ``read`` after."""
 
+    bucket: Bucket
     replay: Replay
     filled: Tensor
     fed: Tensor
     out: Tensor
     read: Tensor
+
+    def fill(self, inp: ForwardInput, cells: Tensor, draws: Draws | None) -> None:
+        """Pad a step's inputs to the bucket and send them off."""
+        assert inp.rows is not None
+        (rows, width), at = inp.tokens.shape, Fields.of(self.filled.zero_(), self.bucket)
+        at.tokens[:rows, :width], at.positions[:rows, :width] = inp.tokens, inp.positions
+        at.lengths.fill_(1)  # a row that sees nothing is NaN in some attention backends
+        at.queries[:rows], at.lengths[:rows], at.rows[:rows] = inp.queries, inp.lengths, inp.rows
+        at.cells[: len(cells)] = cells // width * self.bucket.width + cells % width
+        if draws is not None:
+            at.seed[: len(cells)], at.step[: len(cells)] = draws.seed, draws.step
+            at.cell[: len(cells)], at.branch[: len(cells)] = draws.cell, draws.branch
+        self.fed.copy_(self.filled, non_blocking=True)
 
 
 class Fields(NamedTuple):

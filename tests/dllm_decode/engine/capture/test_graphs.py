@@ -311,3 +311,56 @@ def test_a_step_may_have_to_come_twice_to_be_recorded() -> None:
     got = decode(model, "topk:k=1", "dual", PROMPTS[:1])
     assert got.sequences == decode(tiny("llada"), "topk:k=1", "dual", PROMPTS[:1]).sequences
     assert recorder.recorded == 1 and steps.replayed == 14, "the first of fifteen block steps ran eagerly"
+
+
+def test_rows_that_join_and_leave_need_few_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: dict[int, int] = {}
+    for own in (1, 16):
+        monkeypatch.setattr(graphs, "OWN_SIGHTINGS", own)
+        model, recorder = recorded("llada")
+        many = [[n % 30 + 1] * (1 + n % 7) for n in range(14)]
+        config = GenerationConfig(max_new_tokens=18, block_length=6)
+        one, other = (DiffusionSampler(m, Threshold(0.5), "dual", config) for m in (model, tiny("llada")))
+        got = one.generate(many, batch_size=6)
+        assert got.sequences == other.generate(many, batch_size=6).sequences
+        steps = graphs_of(model)
+        assert steps.replayed + got.discarded_forwards == recorder.waited
+        counts[own] = recorder.recorded
+    assert counts[16] < counts[1]
+
+
+def test_what_a_larger_recording_serves_often_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "OWN_SIGHTINGS", 3)
+    model, recorder = recorded("llada")
+    steps, rule, cache = graphs_of(model), ScoreRule(39), model.new_cache(8, 9)
+
+    def step(rows: int) -> None:
+        inp = step_input(
+            model,
+            tokens=torch.zeros(rows, 4).long(),
+            positions=torch.arange(4).repeat(rows, 1),
+            queries=torch.full((rows,), 4),
+            lengths=torch.full((rows,), 9),
+            cache=cache,
+            rows=torch.arange(rows),
+        )
+        assert steps.run(inp, torch.arange(4 * rows), rule) is not None
+
+    made = []
+    for rows in (8, 5, 4, 4, 4, 4, 2):
+        step(rows)
+        made.append(recorder.recorded)
+    assert made == [1, 1, 1, 1, 2, 2, 2], "8 rows serve 5 and 4; 4 get their own at their third step, and serve 2"
+
+
+def test_a_new_cache_costs_others_nothing() -> None:
+    model, recorder = recorded("llada")
+    steps = graphs_of(model)
+    decode(model, "topk:k=1", "dual", PROMPTS[:1])
+    busy = lend_cache(model, 1, 30)  # a run at work
+    other = lend_cache(model, 1, 30)
+    inp = step_input(model, cache=other)
+    assert steps.run(inp, torch.tensor([1]), ScoreRule(39)) is not None
+    del busy
+    lend_cache(model, 4, 500)  # too large for the memory that is kept
+    assert [key.cache[0] for key in steps.recordings] == [other.data.data_ptr()]
