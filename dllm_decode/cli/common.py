@@ -134,7 +134,7 @@ Device = Annotated[
 ]
 Quantize = Annotated[
     str | None,
-    typer.Option("--quantize", help="int8, fp8 or int4 (GPU, untried) matrices by torchao; head and embedding stay."),
+    typer.Option("--quantize", help="int8, fp8 or int4 (GPU only) matrices by torchao; head and embedding stay."),
 ]
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; default as stored, float32 on a CPU.")

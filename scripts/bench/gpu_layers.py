@@ -4,7 +4,8 @@
     python -m scripts.bench.gpu_layers --docs docs/performance.md # and into the page
     python -m scripts.bench.gpu_layers --dry-run                  # the same code on the CPU, shrunken
 
-What decides between Triton and torch.compile, and between the back ends of the ladder.
+What decides between Triton and torch.compile, and between the back ends of the ladder.  As in a recorded step, many
+calls are one CUDA graph, so that the times are the device's and not those of the host's launches.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from dllm_decode import kernels
 from dllm_decode.attention import BACKENDS, AttentionCase, Backend
+from dllm_decode.engine.capture.recording import CudaRecorder, Recorder
 from dllm_decode.engine.cost import Machine, Shape
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.models import ForwardInput
@@ -36,6 +38,7 @@ from scripts.docs_page import markdown_table, put
 
 #: Bytes of keys and values to go through before the first come again: several times a GPU's level-2 cache.
 FLUSHED = 1 << 29
+CALLS = 64  #: calls in one graph, at least
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,31 @@ class LayerRow:
     way: str
     ms: float
     floor_ms: float
+
+
+def spent(call: Callable[[], object], device: torch.device, many: int, recorder: Recorder | None) -> tuple[float, str]:
+    """Milliseconds of one of the ``many`` calls of a replay; of a call that cannot be recorded, and a word on that.
+
+    ``recorder`` is ``None`` where nothing is recorded.
+    """
+    if recorder is None:
+        return middle(seconds(call, device)), ""
+
+    def repeated() -> Tensor:
+        for _ in range(many):
+            call()
+        return torch.empty(0, device=device)
+
+    try:
+        replay, _ = recorder.record(repeated)
+    except RuntimeError:
+        return middle(seconds(call, device)), ", launched one by one"
+    return middle(seconds(replay, device)) / many, ""
+
+
+def recorder_of(plan: Plan) -> Recorder | None:
+    """What makes graphs there."""
+    return CudaRecorder(plan.device) if plan.device.type == "cuda" else None
 
 
 def normed(x: Tensor, delta: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +107,8 @@ def elementwise_rows(plan: Plan, machine: Machine, tokens: tuple[int, ...]) -> I
                     ways["torch.compile"] = partial(torch.compile(plain.func, dynamic=False), *plain.args)
                 floor = passes * x.nbytes / machine.bandwidth
                 for way, call in ways.items():
-                    spent = middle(seconds(call, plan.device))
-                    yield LayerRow(f"{family}, {what}", f"{many} x {width}", way, spent, 1e3 * floor)
+                    ms, how = spent(call, plan.device, CALLS, recorder_of(plan))
+                    yield LayerRow(f"{family}, {what}", f"{many} x {width}", way + how, ms, 1e3 * floor)
 
 
 def attention_rows(plan: Plan, machine: Machine) -> Iterator[LayerRow]:
@@ -102,9 +130,9 @@ def attention_rows(plan: Plan, machine: Machine) -> Iterator[LayerRow]:
                     if backend.supports(case, plan.dtype, plan.device) is None:
                         turn = count()
                         call = partial(attend_next, backend, projections, case, turn, layers)
-                        spent = middle(seconds(call, plan.device))
-                        where = f"N={length}, B={batch}"
-                        yield LayerRow(f"{family}, attention", where, name, spent, 1e3 * held / machine.bandwidth)
+                        ms, how = spent(call, plan.device, max(CALLS, layers), recorder_of(plan))
+                        where, floor = f"N={length}, B={batch}", 1e3 * held / machine.bandwidth
+                        yield LayerRow(f"{family}, attention", where, name + how, ms, floor)
 
 
 def block_step(

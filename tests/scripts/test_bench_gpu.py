@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,16 @@ def test_parts_of_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
     assert next(r.floor_ms for r in rows if r.what == "llada, attention") == pytest.approx(
         1e3 * 2 * 64 * 4 * 40 / 4.3e12
     )
+
+
+def test_parts_of_a_layer_are_timed_as_replays() -> None:
+    recorder, calls = Repeater(), count()
+    ms, how = gpu_layers.spent(lambda: next(calls), CPU, 5, recorder)
+    assert recorder.recorded == 1 and how == "" and ms > 0
+    assert next(calls) % 5 == 0 and next(calls) > 5, "recording and every replay make all the calls"
+    refusing = gpu_layers.spent(lambda: next(calls), CPU, 5, Repeater(fails=True))
+    assert refusing[1] == ", launched one by one"
+    assert gpu_layers.spent(lambda: next(calls), CPU, 5, None)[1] == "" and gpu_layers.recorder_of(DRY) is None
 
 
 def test_first_light_runs_dry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ class StepGraphs:
         if inp.block is not None:
             return "a block-causal model's opening forwards need a mask"
         if torch.equal(inp.queries, inp.lengths):
-            return "opening forwards have the whole row, of any length, and keep the device busy long enough"
+            return "opening forwards have the whole row, and every length would need a recording of its own"
         if inp.tokens.numel() > MOST_TOKENS:
             return f"forwards of more than {MOST_TOKENS} tokens keep the device busy longer than launches take"
         if rule.temperature > 0 and draws is None:
