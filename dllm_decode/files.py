@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that can be written again."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from dllm_decode.errors import WriteError
 
@@ -30,3 +32,19 @@ def write_whole(path: str | Path, contents: str | bytes) -> None:
         raise WriteError(
             f"cannot write {str(path)!r} ({error.strerror}); what was there is unchanged; choose another place."
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text of whole characters: an escape may stand for half of one, which no file can hold.
+
+    Raises:
+        ValueError: no JSON, nested without end, or half a character in a string.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    try:
+        found = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return found

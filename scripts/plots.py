@@ -160,22 +160,24 @@ class _Figures:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
     def heat(self, cache: str) -> Figure:
-        """Best content TPF at one point of loss by family and task, and accuracy by setting and task."""
+        """By task, of the families on the front: best content TPF at one point of loss, and accuracy.
+
+        The tables beside the pictures have all settings; as a picture they would be too small to read.
+        """
         tasks = [*self.tasks, ALL] if len(self.tasks) > 1 else self.tasks
         best = {(c["family"], c["task"]): c["best"]["1"] for c in self.summary["curves"] if c["cache"] == cache}
-        fast = [
-            [(best.get((f, t)) or {"tpf_content": float("nan")})["tpf_content"] for t in tasks] for f in self.families
-        ]
-        labels = [label for label in self.labels if (label, cache, ALL) in self.rows]  # some may be left out here
-        right = [[100 * self.rows[label, cache, task]["accuracy"] for task in tasks] for label in labels]
-        heights = [max(1, len(self.families)) + 2, len(labels) + 2]
-        figure = new_figure(2.9 + 0.56 * len(tasks), 1.2 + 0.27 * sum(heights))
-        top, bottom = figure.subplots(2, 1, height_ratios=heights)
-        if self.families:
-            draw_heat(top, fast, self.families, tasks, "{:.2f}", log=True)
-        top.set_title(f"Best content tokens per forward at one point of loss, cache {cache}", loc="left", fontsize=9)
-        draw_heat(bottom, right, labels, tasks, "{:.0f}")
-        bottom.set_title(f"Accuracy (%), cache {cache}", loc="left", fontsize=9)
+        shown = [label for label in self.shown.get((cache, ALL), []) if self.family[label] in self.front[cache]]
+        families = [self.family[label] for label in shown]
+        fast = [[(best.get((f, t)) or {"tpf_content": float("nan")})["tpf_content"] for f in families] for t in tasks]
+        columns = [self.static, *shown]
+        right = [[100 * self.rows[label, cache, task]["accuracy"] for label in columns] for task in tasks]
+        figure = new_figure(SIZE[0], 2.4 + 0.56 * len(tasks))
+        top, bottom = figure.subplots(2, 1)
+        if families:
+            draw_heat(top, fast, tasks, families, "{:.2f}", log=True)
+        top.set_title("Best content tokens per forward at one point of loss", loc="left", fontsize=11)
+        draw_heat(bottom, right, tasks, columns, "{:.0f}")
+        bottom.set_title("Accuracy (%)", loc="left", fontsize=11)
         return figure
 
     def steps(self, cache: str) -> Figure:
@@ -278,8 +280,8 @@ def draw_heat(
     for i, j in np.ndindex(table.shape):
         dark = scaled[i, j] > low + 0.6 * (high - low)
         text = "–" if np.isnan(table[i, j]) else shown.format(table[i, j])
-        axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=7.5)
-    axes.set_yticks(range(len(rows)), rows, family="monospace", fontsize=7.5)
+        axes.text(j, i, text, ha="center", va="center", fontsize=9.5, color="white" if dark else INK)
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=9.5)
+    axes.set_yticks(range(len(rows)), rows, fontsize=9.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dllm_decode.config import CACHES, GenerationConfig, GenerationConfigError
 from dllm_decode.errors import DllmError
-from dllm_decode.files import write_whole
+from dllm_decode.files import parse_json, write_whole
 from samplers import Policy, PolicyError, parse_policy
 from samplers.registry import suggest
 
@@ -40,7 +40,7 @@ def read_policy_file(path: str | Path) -> PolicyFile:
         DllmError: missing, or not such a file.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DllmError(f"cannot read policy file {str(path)!r} ({why}); give one that 'tune' wrote.") from error

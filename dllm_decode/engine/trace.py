@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_decode.errors import DllmError
-from dllm_decode.files import write_whole
+from dllm_decode.files import parse_json, write_whole
 
 
 class TraceError(DllmError):
@@ -134,7 +134,7 @@ def load_traces(path: str | Path) -> list[Trace]:
     counts: list[Any] = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if "trace" in record:
                 traces.append(Trace(record["prompt"], record["canvas"], record["mask_id"], [], record["meta"]))
                 counts.append(record.get("steps"))

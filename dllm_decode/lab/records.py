@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from dllm_decode.engine.result import GenerationResult
 from dllm_decode.engine.trace import Trace
 from dllm_decode.errors import DllmError
+from dllm_decode.files import parse_json
 
 Record = dict[str, Any]
 NAME = "records.jsonl"
@@ -108,7 +109,7 @@ def parse(data: bytes, path: Path) -> tuple[int, list[Record]]:
     records = []
     for number, line in enumerate(data[:whole].split(b"\n")[:-1], 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             check_record(record)
         except (ValueError, KeyError, TypeError) as error:
             raise DllmError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dllm_decode.errors import DllmError
+from dllm_decode.files import parse_json
 from dllm_decode.lab.columns import percent
 from dllm_decode.lab.metrics import wilson
 from dllm_decode.lab.records import Record, read_records
@@ -49,10 +49,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = dict(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise DllmError(f"cannot read {str(path)!r}; delete it, and it is made anew.") from error
-    return dict(found)
+    return found
 
 
 def build_report(

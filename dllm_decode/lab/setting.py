@@ -18,7 +18,7 @@ from typing import Any
 from dllm_decode import __version__
 from dllm_decode.config import BLOCK_LENGTH, CACHES, GenerationConfig
 from dllm_decode.errors import DllmError
-from dllm_decode.files import write_whole
+from dllm_decode.files import parse_json, write_whole
 from dllm_decode.lab.points import STATIC, Point, points
 from dllm_decode.lab.problems import is_oracle, task_names
 from dllm_decode.tasks import SPLITS, TASKS
@@ -229,7 +229,7 @@ def read_setting(folder: Path, name: str = NAME) -> dict[str, Any]:
         DllmError: no run folder, or a damaged one.
     """
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        found = parse_json((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DllmError(f"{str(folder)!r} holds no comparison; give a folder that 'compare' wrote.") from error
     if not isinstance(found, dict) or found.get("version") != FORMAT:

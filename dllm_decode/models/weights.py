@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from dllm_decode.errors import LoadError
+from dllm_decode.files import parse_json
 from dllm_decode.models.decoder import BidirectionalLM
 from dllm_decode.models.moe import stacked_place, stored_shapes
 
@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
         LoadError: unreadable, or something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot read {path} ({first_line(error)}); fetch it again.") from error
     if not isinstance(content, dict):

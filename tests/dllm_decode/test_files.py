@@ -10,7 +10,7 @@ import pytest
 
 from dllm_decode.cli import main
 from dllm_decode.errors import WriteError
-from dllm_decode.files import write_whole
+from dllm_decode.files import parse_json, write_whole
 
 
 def test_the_old_file_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +40,17 @@ def test_the_answer_comes_before_the_trace(
     assert main(["generate", "copy: a b", "--max-new-tokens", "4", "--trace", str(path)]) == 1
     said = capsys.readouterr()
     assert said.out.strip() and "No space left on device" in said.err and path.exists() == path_existed
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '["\\uDFFF"]', b'"\xed\xa0\x80"', "[" * 100_000, "{", b"\xff"])
+def test_json_that_no_file_could_hold_again(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_json_with_whole_characters() -> None:
+    assert (
+        parse_json('{"a": "\\ud83d\\ude00 \\u00e9"}')
+        == {"a": "\U0001f600 \u00e9"}
+        == parse_json('{"a": "\U0001f600 \u00e9"}'.encode())
+    )

@@ -147,6 +147,7 @@ def test_damaged_lines_are_named(tmp_path, damaged):
 @pytest.mark.parametrize("field, value", [
     ("tokens", [True]), ("early_exit", {}), ("early_exit", None), ("batch", "x"), ("blocks", [["x", 4]]), ("nfe", 1.5),
     ("nfe", 10**23), ("nfe", 0), ("wall_s", 1e999), ("blocks", [[0, 10**9]]), ("seed", -1), ("tokens", [-7]),
+    ("answer", "\ud800"),
     ("n_until_eos", -1), ("n_until_eos", 2), ("n_content", 2), ("n_prompt", -1), ("revokes", -1), ("correct", -1),
 ])  # fmt: skip
 def test_values_of_another_kind_are_damage(tmp_path, field, value):
