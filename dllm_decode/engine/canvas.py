@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dllm_decode.engine.blocks import BlockGrid
 from samplers import Insertion, View, map_rows
+from samplers.contract.memory import twin
+from samplers.contract.view import some
 
 
 @dataclass
@@ -122,9 +124,9 @@ class Rows:
         return self.slots.shape[1] - int(self.offset.min()) if len(self.offset) else 0
 
     def select(self, rows: Tensor) -> Rows:
-        """The chosen rows as a copy (long ``[R]``, ascending)."""
+        """The chosen rows (long ``[R]``, ascending) as a copy; all of them share their ``slots`` with it."""
         if len(rows) == len(self.live):  # only slots are ever written into; the rest is replaced
-            return replace(self, slots=self.slots.clone())
+            return twin(self)
         picked: Rows = map_rows(self, lambda x: x.index_select(0, rows))
         return picked
 
@@ -145,10 +147,10 @@ class Rows:
         index = self.offset[:, None] + torch.arange(width, device=slots.device)
         return slots.gather(1, index.clamp(max=slots.shape[1] - 1))
 
-    def write(self, where: Tensor, values: Tensor) -> None:
-        """Write ``values`` (long ``[B, G]``) at ``where`` (bool ``[B, G]``)."""
-        row, cell = where.nonzero(as_tuple=True)
-        self.slots[row, self.offset[row] + cell] = values[row, cell]
+    def write(self, at: tuple[Tensor, Tensor], tokens: Tensor) -> None:
+        """Write ``tokens`` (long ``[M]``) at the cells ``at``: rows and indices, long ``[M]`` each."""
+        row, cell = at
+        self.slots.index_put_((row, self.offset[row] + cell), tokens)
 
     def insert(self, put: Insertion, block_length: int | None, mask_id: int) -> None:
         """Put cells in; a block that reached the row's end goes on, up to ``block_length`` cells."""
@@ -206,7 +208,7 @@ class Rows:
         if not bool(done.any()):
             return
         index = torch.arange(masked.shape[1], device=masked.device)
-        first = torch.where(masked.any(-1), masked.to(torch.uint8).argmax(-1), self.length)
+        first = torch.where(some(masked), masked.view(torch.uint8).argmax(-1), self.length)
         finished = first >= self.length
         while bool(done.any()):
             self.live = self.live & ~(done & finished)
@@ -220,4 +222,4 @@ class Rows:
             self.block_index = self.block_index + move.long()
             first_step = 0 if grid is None else -grid.owes_seed(self, masked).long()
             self.block_step = torch.where(move, first_step, self.block_step)
-            done = done & ~(masked & (index < self.end[:, None])).any(-1)
+            done = done & ~some(masked & (index < self.end[:, None]))

@@ -29,37 +29,28 @@ def deltas_of(
 
     Cells whose order is infinite were filled by a part that ended the row, in the turn that was its last.
     """
-    at = row, cell = decision.write.nonzero(as_tuple=True)
+    at = row, cell = decision.cells
     confidence = decision.confidence if decision.confidence is not None else _confidence(prediction, decision)
-    columns = [x[at].tolist() for x in (view.tokens, decision.values, confidence)]
+    columns = [view.tokens[at].tolist(), decision.written.tolist(), confidence[at].tolist()]
     order = [-p for p in columns[2]] if decision.order is None else decision.order[at].tolist()
     # In the order in which they were decided; what was filled comes last.
-    found = [
-        (r, rank, c, old, new, p)
-        for r, c, old, new, p, rank in zip(row.tolist(), cell.tolist(), *columns, order, strict=True)
-    ]
-    written: list[list[tuple[int, int, int, float]]] = [[] for _ in range(len(group.step))]
-    filled: list[list[int]] = [[] for _ in range(len(group.step))]
-    for r, rank, c, old, new, p in sorted(found):
-        if old != new:
-            written[r].append((c, old, new, round(p, 6)))
-            if rank == math.inf:
-                filled[r].append(c)
+    found = sorted(zip(row.tolist(), order, cell.tolist(), *columns, strict=True))
     numbers = (group.step, where[2], where[0], where[1], opening, group.length)
-    facts = zip(
-        *(x.tolist() for x in numbers),
-        *(
-            [now - then for now, then in zip(after.tolist(), before.tolist(), strict=True)]
-            for after, before in zip((group.rows_forwarded, group.tokens_forwarded), spent, strict=True)
-        ),
-        strict=True,
-    )
-    deltas: list[TraceStep] = []
-    for (step, block, start, end, opens, length, rows, tokens), cells, fills in zip(
-        facts, written, filled, strict=True
-    ):
-        c, old, new, p = (list(x) for x in zip(*cells, strict=True)) if cells else ([], [], [], [])
-        deltas.append(TraceStep(step, block, start, end, bool(opens), c, old, new, p, length, rows, tokens, fills))
+    costs = (group.rows_forwarded, group.tokens_forwarded, *spent)
+    facts = zip(*(x.tolist() for x in (*numbers, *costs)), strict=True)
+    deltas = [
+        TraceStep(step, block, start, end, opens, [], [], [], [], length, rows - rows_then, tokens - tokens_then, [])
+        for step, block, start, end, opens, length, rows, tokens, rows_then, tokens_then in facts
+    ]
+    for r, rank, c, old, new, p in found:
+        if old != new:
+            delta = deltas[r]
+            delta.cells.append(c)
+            delta.old.append(old)
+            delta.new.append(new)
+            delta.confidence.append(round(p, 6))
+            if rank == math.inf:
+                delta.filled.append(c)
     put = decision.insert
     if put is None:
         return deltas

@@ -27,6 +27,7 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 from samplers import Composition, Prediction, Query, View
 from samplers.contract import Scope
+from samplers.contract.memory import twin
 
 
 class Forwarder:
@@ -90,7 +91,8 @@ class Forwarder:
                     "it when it is bound (Setting.shadows is False)."
                 )
             layout = lay_out(group.slots, first, last, shadow, group.offset, self.model.mask_id)
-            layout = replace(layout, joint=query.joint and layout.branch is not None)
+            if query.joint and layout.branch is not None:
+                layout = replace(layout, joint=True)
             prediction = self._run(layout, group, ids, view, wanted, shadow, alone)
         else:
             every = torch.ones(query.canvases.shape[:2], dtype=torch.bool, device=wanted.device)
@@ -104,10 +106,12 @@ class Forwarder:
         self, layout: Layout, group: Rows, ids: Tensor, view: View, wanted: Tensor, shadow: Tensor | None, alone: bool
     ) -> Prediction:
         """Forward a plain layout and score ``wanted`` (and the shadow twins)."""
-        first = layout.positions[:, :1]
-        columns = (view.index + group.offset[:, None] - self.model.shift).clamp(min=0) - first
-        cells = flat_cells(wanted, columns, layout)
-        marks = [wanted]
+        at = row, cell = wanted.nonzero(as_tuple=True)
+        slot = cell + group.offset[row]
+        if self.model.shift:
+            slot = (slot - self.model.shift).clamp_(min=0)
+        cells = slot - layout.positions[row, 0] + row * layout.tokens.shape[1]
+        marks, size = [wanted], len(cells)
         if shadow is not None:
             # The k-th twin of a row stands k columns behind its last plain one.
             plain = layout.queries - shadow.sum(-1)
@@ -119,12 +123,12 @@ class Forwarder:
         if watch is not None:
             prompt = torch.arange(int(group.offset.max()), device=wanted.device) < group.offset[:, None]
             slot = torch.arange(prompt.shape[1], device=wanted.device)
-            at = (slot - self.model.shift).clamp(min=0).expand_as(prompt)
-            cells = torch.cat([cells, flat_cells(prompt, at, layout)])
+            columns = (slot - self.model.shift).clamp(min=0).expand_as(prompt)
+            cells = torch.cat([cells, flat_cells(prompt, columns, layout)])
         draws = None
         if self.step.counted:
             drawn = (
-                self._draws(mark, group, layout.owner, torch.full_like(layout.owner, i), view.generators)
+                self._draws(mark, group, None, torch.full_like(group.step, i), view.generators)
                 for i, mark in enumerate(marks)
             )
             draws = Draws.cat(list(drawn))
@@ -133,12 +137,12 @@ class Forwarder:
         if watch is not None:
             marks = [*marks, prompt]
             barred = None if barred is None else torch.cat([barred, barred.new_zeros(int(prompt.sum()))])
-        whose, dice = layout.owner, view.generators
-        scores = self._forward(layout, group, ids, cells, marks, whose, dice, draws, alone, held, barred, watch)
-        size = int(wanted.sum())
-        prediction = self._spread(scores, slice(0, size), wanted, view)
+        dice = view.generators
+        scores = self._forward(layout, group, ids, cells, marks, None, dice, draws, alone, held, barred, watch)
+        prediction = self._spread(scores, slice(0, size), wanted, at, view)
         if shadow is not None:
-            twins = self._spread(scores, slice(size, len(cells)), shadow, view)
+            behind_it = slice(size, len(cells))
+            twins = self._spread(scores, behind_it, shadow, shadow.nonzero(as_tuple=True), view)
             prediction = replace(prediction, shadow=replace(twins, logits=None, logsumexp=None, cells=None))
         if watch is not None:
             seen = attention_of(watch, scores.confidence[size:], prompt, layout.queries, group.offset, view)
@@ -162,7 +166,7 @@ class Forwarder:
         imagined = view.imagine(canvases)
         owner, name = used.nonzero(as_tuple=True)
         flat = owner * branches + name  # rows of the imagined view that are forwarded
-        slots = group.slots[owner].clone()
+        slots = group.slots[owner]
         cell = view.index + group.offset[owner][:, None]
         inside = view.valid[owner]
         row = torch.arange(len(owner), device=owner.device)[:, None].expand_as(cell)
@@ -185,7 +189,7 @@ class Forwarder:
         everything[flat] = scored
         barred = self._barred(imagined, [everything])
         scores = self._forward(layout, group, ids, cells, [scored], owner, generators, draws, barred=barred)
-        said = self._spread(scores, slice(0, len(cells)), everything, imagined)
+        said = self._spread(scores, slice(0, len(cells)), everything, everything.nonzero(as_tuple=True), imagined)
         return replace(said, branches=branches, canvases=canvases)
 
     def _forward(
@@ -195,7 +199,7 @@ class Forwarder:
         ids: Tensor,
         cells: Tensor,
         marks: list[Tensor],
-        whose: Tensor,
+        whose: Tensor | None,
         generators: tuple[torch.Generator, ...],
         draws: Draws | None,
         alone: bool = False,
@@ -205,38 +209,48 @@ class Forwarder:
     ) -> Scores:
         """Call the model and score the cells at ``marks`` (bool ``[M, G]`` each, of rows ``whose``); counts the cost.
 
+        ``whose`` is ``None`` when the M rows are the group's.
+
         Raises:
             NotFiniteError: a softmax over these logits has no value.
         """
         owner = layout.owner
         tokens, positions, queries, branch = layout.tokens, layout.positions, layout.queries, layout.branch
-        lengths = (group.offset + group.length)[owner] if self.cache is not None else queries
+        lengths = _of(group.offset + group.length, owner) if self.cache is not None else queries
         block, step = None, self.step
         if self.grid is not None:
             first, last = self.grid.span(group)
-            lengths = last[owner] if self.cache is not None else queries
+            lengths = _of(last, owner) if self.cache is not None else queries
             block = self.grid.several(first, last)
             if bool((group.block_step < 0).any()):  # the seed is the model's best token at every temperature
                 step, alone = self.seed_step, False
-        rows = ids[owner] if self.cache is not None else None
+        rows = _of(ids, owner) if self.cache is not None else None
         if self.guided:
-            blind = torch.where(group.given[owner].gather(1, positions), self.model.mask_id, tokens)
+            blind = torch.where(_of(group.given, owner).gather(1, positions), self.model.mask_id, tokens)
             cells = torch.cat([cells, cells + tokens.numel()])
             tokens = torch.cat([tokens, blind])
             positions, queries, lengths = (torch.cat([x, x]) for x in (positions, queries, lengths))
             branch = None if branch is None else torch.cat([branch, branch])
             rows = None if rows is None else torch.cat([rows, rows + self.rows])
-        inp = ForwardInput(tokens, positions, queries, lengths, branch, self.cache, rows)
+        inp = ForwardInput(
+            tokens, positions, queries, lengths, branch, self.cache, rows, joint=layout.joint, block=block, watch=watch
+        )
         starts = layout.starts if branch is None else None
-        known = Known.of(inp, None if starts is None else starts * (1 + self.guided))
-        inp = replace(inp, joint=layout.joint, block=block, watch=watch, known=known)
+        inp = twin(inp, known=Known.of(inp, None if starts is None else starts * (1 + self.guided)))
         sizes = torch.cat([m.sum(-1) for m in marks]).tolist() if step.rule.temperature > 0 else []
         scores = step.run(inp, cells, sizes, generators, draws, alone, held, barred)
         if not math.isfinite(float(scores.confidence.sum())):
             raise self._not_finite(scores, marks, group, whose)
         self.calls, cost = self.calls + 1, 1 + self.guided
-        group.rows_forwarded = group.rows_forwarded.index_add(0, owner, torch.full_like(owner, cost))
-        group.tokens_forwarded = group.tokens_forwarded.index_add(0, owner, layout.queries * cost)
+        queries = layout.queries * cost if self.guided else layout.queries
+        if owner is None:
+            group.rows_forwarded, group.tokens_forwarded = (
+                group.rows_forwarded + cost,
+                group.tokens_forwarded + queries,
+            )
+        else:
+            group.rows_forwarded = group.rows_forwarded.index_add(0, owner, torch.full_like(owner, cost))
+            group.tokens_forwarded = group.tokens_forwarded.index_add(0, owner, queries)
         return scores
 
     def _barred(self, view: View, marks: list[Tensor]) -> Tensor | None:
@@ -244,10 +258,11 @@ class Forwarder:
         behind = view.text_behind if self.rule.ends else None
         return None if behind is None else torch.cat([behind[mark] for mark in marks])
 
-    def _not_finite(self, scores: Scores, marks: list[Tensor], group: Rows, whose: Tensor) -> NotFiniteError:
+    def _not_finite(self, scores: Scores, marks: list[Tensor], group: Rows, whose: Tensor | None) -> NotFiniteError:
         """The first row and step at fault. A softmax over NaN or infinity is NaN, wherever in the row it stands."""
         rows = torch.cat([mark.nonzero()[:, 0] for mark in marks]).to(scores.confidence.device)
-        row = int(whose[rows[~scores.confidence.isfinite()][0]])
+        row = int(rows[~scores.confidence.isfinite()][0])
+        row = row if whose is None else int(whose[row])
         named = str(self.model.dtype).removeprefix("torch.")
         return NotFiniteError(
             f"model {self.model.name!r} gave scores that are no finite numbers (row {int(group.name[row])}, step "
@@ -257,23 +272,22 @@ class Forwarder:
 
     @staticmethod
     def _draws(
-        mark: Tensor, group: Rows, owner: Tensor, branch: Tensor, generators: tuple[torch.Generator, ...]
+        mark: Tensor, group: Rows, owner: Tensor | None, branch: Tensor, generators: tuple[torch.Generator, ...]
     ) -> Draws:
         """Keys of the noise of the cells at ``mark`` (bool ``[R, G]``), whose rows belong to rows ``owner``."""
         row, cell = mark.nonzero(as_tuple=True)
         seeds = torch.tensor([g.initial_seed() for g in generators], device=cell.device)
-        return Draws(seeds[row], group.step[owner][row], cell, branch[row])
+        return Draws(seeds[row], _of(group.step, owner)[row], cell, branch[row])
 
     @staticmethod
-    def _spread(scores: Scores, part: slice, where: Tensor, view: View) -> Prediction:
-        """Put the scores of the cells at ``where`` in generation coordinates."""
+    def _spread(scores: Scores, part: slice, where: Tensor, at: tuple[Tensor, ...], view: View) -> Prediction:
+        """Put the scores of the cells at ``where``, whose rows and indices are ``at``, in generation coordinates."""
+        whole = part == slice(0, len(scores.token))
 
         def spread(values: Tensor | None) -> Tensor | None:
             if values is None:
                 return None
-            out = values.new_zeros(where.shape)
-            out[where] = values[part]
-            return out
+            return values.new_zeros(where.shape).index_put_(at, values if whole else values[part])
 
         def taken(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[part]
@@ -292,5 +306,10 @@ class Forwarder:
             logsumexp=taken(scores.logsumexp),
             held=spread(scores.held),
             probs=taken(scores.probs),
-            cells=None if scores.logits is scores.probs is None else where.flatten().nonzero()[:, 0],
+            cells=None if scores.logits is scores.probs is None else at[0] * where.shape[1] + at[1],
         )
+
+
+def _of(values: Tensor, owner: Tensor | None) -> Tensor:
+    """``[R, ...]``: what forwarded rows have of the group rows that they belong to."""
+    return values if owner is None else values[owner]

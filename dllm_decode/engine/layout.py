@@ -15,7 +15,7 @@ class Layout:
     Attributes:
         tokens, positions: long ``[R, Q]``. ``queries``: long ``[R]``, real columns.
         branch: long ``[R, Q]`` or ``None``.
-        owner: long ``[R]``, the group row each forwarded row belongs to.
+        owner: long ``[R]``, the group row each forwarded row belongs to; ``None`` = each is its own.
         joint: the branches see each other.
         starts: slot of each row's first token, where the others follow in consecutive slots; else ``None``.
     """
@@ -23,8 +23,8 @@ class Layout:
     tokens: Tensor
     positions: Tensor
     queries: Tensor
-    branch: Tensor | None
-    owner: Tensor
+    branch: Tensor | None = None
+    owner: Tensor | None = None
     joint: bool = False
     starts: list[int] | None = None
 
@@ -39,10 +39,9 @@ def lay_out(slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, o
     if min(sizes) < wide:
         positions = positions.clamp(max=slots.shape[1] - 1)
     tokens = slots.gather(1, positions)
-    owner = torch.arange(slots.shape[0], device=slots.device)
     if shadow is None or not bool(shadow.any()):
         shown = positions if min(sizes) == wide else positions * (column < queries[:, None])
-        return Layout(tokens, shown, queries, None, owner, starts=first.tolist())
+        return Layout(tokens, shown, queries, starts=first.tolist())
     count = shadow.sum(-1)
     extra = int(count.max())
     twin = (~shadow).to(torch.uint8).argsort(dim=-1, stable=True)[:, :extra] + offset[:, None]
@@ -55,7 +54,7 @@ def lay_out(slots: Tensor, first: Tensor, last: Tensor, shadow: Tensor | None, o
     positions = torch.where(is_twin, twin.gather(1, at), padded) * (column < total[:, None])
     tokens = torch.where(is_twin, mask_id, slots.gather(1, positions))
     branch = torch.where(is_twin, at, -1)
-    return Layout(tokens, positions, total, branch, owner)
+    return Layout(tokens, positions, total, branch)
 
 
 def fold_branches(plain: Layout, owner: Tensor, rows: int) -> tuple[Layout, Tensor]:
@@ -75,7 +74,7 @@ def fold_branches(plain: Layout, owner: Tensor, rows: int) -> tuple[Layout, Tens
         folded = torch.zeros(rows, int(total.max()), dtype=torch.long, device=owner.device)
         folded[place] = values[real]
         out.append(folded)
-    return Layout(out[0], out[1], total, out[2], torch.arange(rows, device=owner.device)), shifted
+    return Layout(out[0], out[1], total, out[2]), shifted
 
 
 def flat_cells(where: Tensor, columns: Tensor, layout: Layout) -> Tensor:

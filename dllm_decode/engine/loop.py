@@ -167,8 +167,8 @@ class Batch:
                 group.end = torch.where(opening, end, group.end)
         view = view.at(start=group.start, end=group.end, step=group.step)
         before = () if self.past is None else self.past.of(places, prediction)
-        said = replace(prediction, open=self._open(prediction, view))
-        prediction = replace(said, before=before)
+        said = replace(prediction, open=self._open(prediction, view)) if 0 in steps else prediction
+        prediction = replace(said, before=before) if before else said
         seen = view if query is None or query.canvases is None else view.imagine(query.canvases)
         prediction, memory = policy.rescore(seen, prediction, memory)
         if self.on_prediction is not None:
@@ -181,7 +181,10 @@ class Batch:
 
         where = group.start, group.end, group.block_index
         memory, grown = self._apply(group, decision, view, memory)
-        after = view.after(decision.write, decision.values, 0)
+        if policy.revises:
+            after = view.after(decision.write, decision.values, 0)
+        else:
+            after = view.filled(decision.write, decision.cells, decision.written)
         if decision.length is not None or decision.insert is not None:
             where = where[0], torch.minimum(where[1], group.length), where[2]
             after = self._view(group, places)
@@ -200,7 +203,7 @@ class Batch:
             self._count_waits(group, after, moves | grown)
         else:  # it has netted a commit; how many masks are left is only counted where it may not
             group.fewest, group.waited = group.length, torch.zeros_like(group.waited)
-        done = ~after.open.any(-1)
+        done = ~after.waiting
         if decision.hold is not None:
             done &= ~decision.hold
         if decision.stop is not None:
@@ -214,8 +217,7 @@ class Batch:
         else:
             self.rows.put(ids, group)
             self.memory = merge_rows(self.memory, ids, memory)
-        committed = decision.write & view.masked & (decision.values != view.mask_id)
-        self._count(committed, max(steps) <= 0, sum(group.tokens_forwarded.tolist()) - sum(spent[1].tolist()))
+        self._count(decision, view, max(steps) <= 0, sum(group.tokens_forwarded.tolist()) - sum(spent[1].tolist()))
         for place, delta in zip(places, deltas, strict=False):
             trace = self.traces[place]
             if trace is not None:
@@ -236,11 +238,14 @@ class Batch:
         at = {name: getattr(rows, name) for name in ("start", "end", "step", "block_step", "block_index")}
         return self._seen.at(**at)
 
-    def _count(self, committed: Tensor, opening: bool, tokens: int) -> None:
+    def _count(self, decision: Decision, view: View, opening: bool, tokens: int) -> None:
         phase = "opening" if opening else "block"
         self.spent[f"forwards_{phase}"] += 1
         self.spent[f"tokens_{phase}"] += tokens
-        self.spent["committed"] += int(committed.sum())
+        count = len(decision.written)
+        if self.policy.revises:
+            count = int((view.masked[decision.cells] & (decision.written != view.mask_id)).sum())
+        self.spent["committed"] += count
 
     def _count_waits(self, group: Rows, after: View, moves: Tensor) -> None:
         """Stop a policy that holds, or takes back what it commits, for ever; ``moves``: this step gets somewhere."""
@@ -278,7 +283,9 @@ class Batch:
 
     def _apply(self, group: Rows, decision: Decision, view: View, memory: Memory) -> tuple[Memory, Tensor]:
         """Write, cut and put in; returns the memory after it, and bool ``[R]``: rows in which cells have moved."""
-        group.write(decision.write, decision.values)
+        if self.policy.revises or decision.hold is not None or decision.insert is not None:
+            group.slots = group.slots.clone()  # what is still to come may refuse the step
+        group.write(decision.cells, decision.written)
         group.moved = torch.zeros_like(group.live)
         if decision.length is not None:
             group.length = decision.length

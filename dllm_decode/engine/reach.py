@@ -99,8 +99,9 @@ class Reach:
             return wanted & self.grid.predicts(group, view.index)
         if window is None:
             return wanted
-        first, last = (slot - group.offset for slot in window)  # in cells
-        inside = wanted & (view.index < last[:, None])
+        first, last = window
+        if self.policy.opening_scope != Scope.OPEN:  # an open cell is never behind the window
+            wanted = wanted & (view.index < (last - group.offset)[:, None])
         if not self.shift:
-            return inside & (view.index >= first[:, None])
-        return inside & ((view.index + group.offset[:, None] - self.shift).clamp(min=0) >= window[0][:, None])
+            return wanted & (view.index >= (first - group.offset)[:, None])
+        return wanted & ((view.index + group.offset[:, None] - self.shift).clamp(min=0) >= window[0][:, None])

@@ -17,6 +17,8 @@ from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 
 #: Logits of one chunk take at most about this many elements (64 MiB in fp32).
 CHUNK_ELEMENTS = 1 << 24
+#: The best of a row of at least ``LONG`` logits is looked for among the best of runs: torch's `argmax` is slow there.
+RUN, LONG = 64, 1 << 12
 
 
 def one_pass(rule: ScoreRule) -> str | None:
@@ -69,15 +71,16 @@ def score(
         plain = logits / rule.temperature  # Dream filters the tempered logits
     drawn = filter_logits(plain, rule.top_p, rule.top_k, rule.mask_id)
     source = drawn if rule.filtered else logits
-    lse = source.logsumexp(-1)
-    kept_lse = None if kept is None else lse if source is logits else kept.logsumexp(-1)
     top2 = source.topk(2).values if rule.needs & {"margin"} else None
     raw2 = logits.topk(2).values if "logit_margin" in rule.needs else None
-    entropy = _entropy(source, lse) if "entropy" in rule.needs else None
 
     scale = 1.0 if plain is not logits else max(rule.temperature, 1e-30)
     token = _propose(drawn, rule, scale, generator, noise)
-    confidence = (source.gather(1, token[:, None])[:, 0] - lse).exp() + 0 * lse  # NaN also under an infinite mask
+    proposed = source.gather(1, token[:, None])[:, 0]
+    lse = source.logsumexp(-1) if rule.needs or held is not None or source is not logits else _spent(source)
+    kept_lse = None if kept is None else lse if source is logits else kept.logsumexp(-1)
+    entropy = _entropy(source, lse) if "entropy" in rule.needs else None
+    confidence = (proposed - lse).exp() + 0 * lse  # NaN also under an infinite mask
     return Scores(
         token=token,
         confidence=confidence.float(),
@@ -89,6 +92,25 @@ def score(
         logsumexp=None if kept_lse is None else kept_lse.float(),
         held=None if held is None else (source.gather(1, held[:, None])[:, 0] - lse).exp().float(),
     )
+
+
+def _argmax(rows: Tensor) -> Tensor:
+    """Long ``[M]``: ``rows.argmax(-1)``; of long rows, which torch reads slowly, the best of runs' best."""
+    whole = rows.shape[1] // RUN * RUN
+    if whole < LONG:
+        return rows.argmax(-1)
+    best = rows[:, :whole].unflatten(1, (-1, RUN)).amax(-1)
+    if whole < rows.shape[1]:
+        best = torch.cat([best, rows[:, whole:].amax(-1, keepdim=True)], 1)
+    first = best.argmax(-1, keepdim=True) * RUN  # of the first run that has it
+    at = (first + torch.arange(RUN, device=rows.device)).clamp_(max=rows.shape[1] - 1)
+    return at.gather(1, rows.gather(1, at).argmax(-1, keepdim=True))[:, 0]
+
+
+def _spent(rows: Tensor) -> Tensor:
+    """``[M]``: ``rows.logsumexp(-1)``, in the memory of the rows, which are lost; the same numbers."""
+    highest = rows.amax(-1, keepdim=True)
+    return rows.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
 
 
 def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None, held: Tensor | None) -> Scores:
@@ -137,9 +159,9 @@ def _propose(
             noise = uniform.clamp_(min=1e-30).log_().neg_().log_().mul_(-scale)
         else:
             noise = noise * scale
-        token = noise.add_(logits).argmax(-1)
+        token = _argmax(noise.add_(logits))
     else:
-        token = logits.argmax(-1)
+        token = _argmax(logits)
     logits[:, rule.mask_id] = mask
     return token
 

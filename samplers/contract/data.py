@@ -11,6 +11,7 @@ Each step the loop builds a :class:`View`, may ask for a :class:`Query`, forward
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -200,3 +201,14 @@ class Decision:
     accepted: Tensor | None = None
     insert: Insertion | None = None
     reopen: Tensor | None = None
+
+    @cached_property
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """Long ``[M]`` twice: rows and indices of the cells written."""
+        row, cell = self.write.nonzero(as_tuple=True)
+        return row, cell
+
+    @cached_property
+    def written(self) -> Tensor:
+        """Long ``[M]``: what those cells get."""
+        return self.values[self.cells]

@@ -51,6 +51,15 @@ def map_rows(memory: T, fn: Callable[[Tensor], Tensor]) -> T:
     return memory if held is None else _rebuilt(memory, [map_rows(value, fn) for value in held.values()])
 
 
+def twin(value: T, **changes: Any) -> T:
+    """A dataclass with other values in some fields: `replace` in a tenth of its time, for those that check nothing."""
+    made: T = object.__new__(type(value))
+    held = value.__dict__
+    made.__dict__.update({name: held[name] for name in value.__dataclass_fields__})  # type: ignore[attr-defined]
+    made.__dict__.update(changes)  # and nothing that was worked out from the others
+    return made
+
+
 def check_rows(memory: Memory, rows: int, name: str, path: str = "memory") -> None:
     """Raise :class:`PolicyError` for the first thing in the memory of the policy ``name`` that is no row-first tensor.
 

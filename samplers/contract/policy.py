@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, cached_property, reduce
 from operator import or_
 from typing import Any, Literal
 
@@ -132,12 +132,17 @@ class Policy(Checked):
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles this part plays."""
-        return tuple(r for r in ROLES if getattr(type(self), r) is not getattr(Policy, r))
+        return _roles_of(type(self))
 
     def __or__(self, other: Policy) -> Policy:
         if not isinstance(other, Policy):
             return NotImplemented
         return Composition.of(self, other)
+
+
+@cache
+def _roles_of(kind: type[Policy]) -> tuple[str, ...]:
+    return tuple(r for r in ROLES if getattr(kind, r) is not getattr(Policy, r))
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,13 @@ class Composition(Policy):
             parts.extend(policy.parts if isinstance(policy, Composition) else (policy,))
         return cls(tuple(parts))
 
+    @cached_property
+    def _players(self) -> dict[str, list[int]]:
+        return {role: [i for i, part in enumerate(self.parts) if role in part.roles] for role in ROLES}
+
     def playing(self, role: str) -> list[int]:
         """Indices of the parts that play ``role``."""
-        return [i for i, part in enumerate(self.parts) if role in part.roles]
+        return self._players[role]
 
     def check(self) -> Composition:
         """Refuse a composition that cannot decode: not exactly one decider, or clashing parts."""
@@ -198,36 +207,36 @@ class Composition(Policy):
         setting = replace(setting, measures=measures)
         return Composition(tuple(part.bind(setting) for part in self.parts)).check()
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[str]:  # noqa: D102
         return frozenset().union(*(part.needs for part in self.parts))
 
-    @property
+    @cached_property
     def attention_layers(self) -> int:  # noqa: D102
         return max((part.attention_layers for part in self.parts), default=0)
 
-    @property
+    @cached_property
     def scope(self) -> Scope:  # noqa: D102
         return reduce(or_, (p.scope for p in self.parts), Scope.OPEN)
 
-    @property
+    @cached_property
     def opening_scope(self) -> Scope:
         """Cells to predict when a block opens: whoever measures blocks reads all masks."""
         return self.scope | Scope.REST if self.playing("block_length") else self.scope
 
-    @property
+    @cached_property
     def waits(self) -> int:  # noqa: D102
         return sum(p.waits for p in self.parts)
 
-    @property
+    @cached_property
     def recalls(self) -> int:  # noqa: D102
         return max((p.recalls for p in self.parts), default=0)
 
-    @property
+    @cached_property
     def revises(self) -> bool:  # noqa: D102
         return any(p.revises for p in self.parts)
 
-    @property
+    @cached_property
     def starts(self) -> int | None:  # noqa: D102
         return min((p.starts for p in self.parts if p.starts is not None), default=None)
 
@@ -241,7 +250,7 @@ class Composition(Policy):
     def widest_block(self) -> int | None:  # noqa: D102
         return min((p.widest_block for p in self.parts if p.widest_block is not None), default=None)
 
-    @property
+    @cached_property
     def roles(self) -> tuple[str, ...]:  # noqa: D102
         return tuple(dict.fromkeys(r for part in self.parts for r in part.roles))
 

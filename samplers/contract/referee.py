@@ -50,8 +50,10 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
     write = decision.write
     usual = decision.insert is None and decision.stop is decision.length is decision.hold is None
     if usual and not policy.revises:  # at a glance
-        sound = write & view.masked & view.valid & (decision.values != view.mask_id)
-        if torch.equal(sound, write) and bool((write.any(-1) | ~view.open.any(-1)).all()):
+        rows = set(decision.cells[0].tolist())
+        served = all(row in rows for row, waits in enumerate(view.waiting.tolist()) if waits)
+        inside = view.masked[decision.cells] & view.valid[decision.cells]
+        if served and bool(inside.all()) and view.mask_id not in decision.written.tolist():
             return
     refuse(write & ~view.valid, "writes a cell outside the row's length")
     revoked = write & (decision.values == view.mask_id)

@@ -7,13 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samplers.contract.data import Decision, Prediction
+from samplers.contract.view import WIDE
 
 
 def best(score: Tensor, where: Tensor) -> Tensor:
     """Bool ``[B, G]``: the one highest-scored cell of each row among ``where`` (none if ``where`` is empty)."""
+    first = 0
+    if where.shape[1] > WIDE:  # the few columns that have such a cell
+        some = where.view(torch.uint8).amax(0).nonzero()
+        first = int(some[0]) if len(some) else 0
+        part = slice(first, int(some[-1]) + 1 if len(some) else 1)
+        score, inside = score[:, part], where[:, part]
+    else:
+        inside = where
     # The clamp keeps a cell whose own score is -inf above the cells outside.
-    top = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~where, -torch.inf).argmax(-1, keepdim=True)
-    return torch.zeros_like(where).scatter_(1, top, True) & where
+    top = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~inside, -torch.inf).argmax(-1, keepdim=True)
+    return torch.zeros_like(where).scatter_(1, top + first if first else top, True) & where
 
 
 def rank(score: Tensor, where: Tensor) -> Tensor:

@@ -8,6 +8,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from samplers.contract.memory import twin
+
+#: Canvases wider than this are looked at in ways that pay there only.
+WIDE = 256
+
+
+def some(where: Tensor) -> Tensor:
+    """Bool ``[B]``: rows of ``where`` (bool ``[B, G]``) with a True; `any` takes ten times as long on wide canvases."""
+    if where.shape[1] <= WIDE:
+        return where.any(-1)
+    return where.view(torch.uint8).amax(-1).view(torch.bool)
+
 
 @dataclass(frozen=True)
 class View:
@@ -74,6 +86,11 @@ class View:
         """Bool ``[B, G]``: masks the current block may commit (also masks left before it)."""
         return self.masked & (self.index < self.end[:, None])
 
+    @cached_property
+    def waiting(self) -> Tensor:
+        """Bool ``[B]``: rows with an ``open`` cell."""
+        return some(self.open)
+
     @property
     def doubtful(self) -> Tensor:
         """Bool ``[B, G]``: cells of the current block that a part may take back: committed, and not given."""
@@ -107,9 +124,18 @@ class View:
 
     def at(self, **numbers: Tensor) -> View:
         """The same cells with other blocks or counts (``start``, ``end``, ``step``, ...: long ``[B]``)."""
-        moved = replace(self, **numbers)  # type: ignore[arg-type]
+        moved, held = twin(self, **numbers), self.__dict__
         moved.__dict__["index"] = self.index
+        if moved.masked is self.masked and moved.end is self.end:
+            moved.__dict__.update({name: held[name] for name in ("open", "waiting") if name in held})
         return moved
+
+    def filled(self, write: Tensor, at: tuple[Tensor, Tensor], tokens: Tensor) -> View:
+        """The view with masks decided: those at ``write`` (bool ``[B, G]``), which are the cells ``at``.
+
+        ``at`` is their rows and their indices, ``tokens`` what they hold, never the mask: long ``[M]`` each.
+        """
+        return self.at(tokens=self.tokens.clone().index_put_(at, tokens), masked=self.masked ^ write)
 
     def moved(self) -> View:
         """The same with rows whose block is complete at their next block that is not, taken to be as long."""

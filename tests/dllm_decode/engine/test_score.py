@@ -175,3 +175,16 @@ def test_pieces_concatenate() -> None:
     parts = Scores.cat([score(logits[:3].clone(), rule), score(logits[3:].clone(), rule)])
     for name in ("token", "confidence", "entropy", "margin", "logit_margin", "logits", "probs"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([4096, 4097, 4223, 9000]), st.booleans())
+def test_long_rows_are_scored_as_torch_reads_them(seed: int, size: int, rounded: bool) -> None:
+    """In runs, and in the memory of the logits: the same tokens (ties too) and the very same confidences."""
+    logits = torch.randn(5, size, generator=torch.Generator().manual_seed(seed)) * 3
+    logits = logits.round() if rounded else logits
+    mask = seed % size
+    got = score(logits.clone(), ScoreRule(mask_id=mask))
+    without = logits.index_fill(1, torch.tensor([mask]), -torch.inf)
+    assert torch.equal(got.token, without.argmax(-1))
+    top = logits.gather(1, got.token[:, None])[:, 0]
+    assert torch.equal(got.confidence, (top - logits.logsumexp(-1)).exp())
