@@ -141,7 +141,7 @@ class Policy(Checked):
 
 
 @cache
-def _roles_of(kind: type[Policy]) -> tuple[str, ...]:
+def _roles_of(kind: type) -> tuple[str, ...]:
     return tuple(r for r in ROLES if getattr(kind, r) is not getattr(Policy, r))
 
 

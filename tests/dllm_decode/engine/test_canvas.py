@@ -31,7 +31,7 @@ def test_layout_and_view() -> None:
 
 def test_write_lands_behind_each_rows_prompt() -> None:
     two = rows([[1, 2, M, M], [M, M]], [2, 0])
-    two.write(torch.tensor([[False, True], [True, False]]), torch.tensor([[4, 5], [6, 7]]))
+    two.write((torch.tensor([0, 1]), torch.tensor([1, 0])), torch.tensor([5, 6]))
     assert two.slots.tolist() == [[1, 2, M, 5], [6, M, PAD, PAD]]
 
 
