@@ -38,7 +38,8 @@ class GraphPool:
 
     def __init__(self, new: Callable[[], object]) -> None:
         """``new`` makes a handle that was never used."""
-        self._new, self._handle = new, None  # type: ignore[var-annotated]
+        self._new = new
+        self._handle: object = None
         self._graphs: weakref.WeakSet[object] = weakref.WeakSet()
 
     def handle(self) -> object:
