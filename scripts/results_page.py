@@ -23,8 +23,8 @@ SHOWN = ("accuracy", "difference", "mcnemar_p", "tpf_content", "nfe", "speedup",
 PICTURES = {
     "frontier": "Accuracy against content tokens per forward, all tasks. In colour: families with a setting that no "
     "other policy beats in both; bars: 95 % intervals, dashes: static, rings: settings that coincide.",
-    "heat": "Families with a setting that no other policy beats: best content tokens per forward at one point of loss; "
-    "accuracy of each family's fastest setting within one point, or else its most accurate one.",
+    "heat": "Families with a setting that no other policy beats: best content tokens per forward at one point of "
+    "loss; accuracy of each family's fastest setting within one point, or else its most accurate one.",
     "tasks": "The same families, task by task.",
     "steps": "Content tokens committed per forward over a sample's progress.",
     "calibration": "How often a token committed by those families is the one of static decoding, by confidence.",
