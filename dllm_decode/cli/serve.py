@@ -15,6 +15,7 @@ from dllm_decode.cli.common import (
     Dtype,
     ModelName,
     PolicyText,
+    Quantize,
     Temperature,
     check_cache,
     check_policy,
@@ -88,6 +89,7 @@ def serve(
     temperature: Temperature = 0.0,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
 ) -> None:
     """Serve a model: OpenAI's API, a playground at /. Requests join and leave the running batch."""
     if any(find_spec(module) is None for module in ("starlette", "uvicorn", "prometheus_client")):
@@ -128,7 +130,7 @@ def serve(
     )
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"serving {serving.name} on http://{shown}:{port} (the model loads meanwhile; Ctrl-C drains)", err=True)
-    run(lambda: load_model(model, dtype=dtype, device=device), serving, limits, host, port)
+    run(lambda: load_model(model, dtype=dtype, device=device, quantize=quantize), serving, limits, host, port)
 
 
 def _keys(path: str | None) -> tuple[str, ...]:
