@@ -136,17 +136,23 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def start() -> int:
-    """The program: :func:`main`, and no traceback however often Ctrl-C is pressed while it ends."""
+    """The program: :func:`main`, and no traceback however often Ctrl-C is pressed while it ends.
+
+    Where torch was needed it ends without taking it apart, which lasts a second or two.
+    """
     code = INTERRUPTED
     try:
         code = main()
-        if code not in (INTERRUPTED, TERMINATED):
+        others = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+        if code not in (INTERRUPTED, TERMINATED) and (others or "torch" not in sys.modules):
             return code
         atexit._run_exitfuncs()
         sys.stdout.flush()
-    except (KeyboardInterrupt, OSError):  # OSError: whoever read has gone too
-        pass
-    os._exit(code)  # at once: taking torch apart may last a second or two
+        sys.stderr.flush()
+    except (KeyboardInterrupt, OSError) as error:  # OSError: whoever read has gone too
+        if isinstance(error, OSError) and code not in (INTERRUPTED, TERMINATED):
+            return code
+    os._exit(code)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
