@@ -234,10 +234,10 @@ def read_setting(folder: Path, name: str = NAME) -> dict[str, Any]:
         raise DllmError(f"{str(folder)!r} holds no comparison; give a folder that 'compare' wrote.") from error
     if not isinstance(found, dict) or found.get("version") != FORMAT:
         raise DllmError(f"{str(folder)!r} was written by another version of this program; compare again elsewhere.")
-    for key, kind in (("date", str), ("machine", str), ("processes", int), ("threads", int)):
-        value = found.get(key, "none" if kind is str else 1)  # what no other run is compared with
-        good = type(value) is kind and (bool(value) if kind is str else 0 < value <= MOST_THREADS)
-        if not good and (value is not None or key == "date"):
+    for key in ("date", "machine", "processes", "threads"):  # what no other run is compared with
+        value: Any = found.get(key, 1 if key in ("processes", "threads") else "none")
+        kind, most = (int, MOST_THREADS) if key in ("processes", "threads") else (str, None)
+        if type(value) is not kind or not value or (most is not None and not 0 < value <= most):
             raise DllmError(f"{str(folder / name)!r} is damaged: {key} is {value!r:.60}; give another folder.")
     return found
 

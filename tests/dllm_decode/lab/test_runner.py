@@ -146,7 +146,7 @@ def test_damaged_lines_are_named(tmp_path, damaged):
 
 @pytest.mark.parametrize("field, value", [
     ("tokens", [True]), ("early_exit", {}), ("early_exit", None), ("batch", "x"), ("blocks", [["x", 4]]), ("nfe", 1.5),
-    ("nfe", 10**23), ("nfe", 0), ("wall_s", 1e999), ("blocks", [[0, 10**9]]), ("seed", -1), ("tokens", [-7]),
+    ("nfe", 10**23), ("nfe", 0), ("wall_s", 1e999), ("blocks", [[0, 10**9]]), ("seed", -1), ("tokens", [-1]),
     ("answer", "\ud800"),
     ("n_until_eos", -1), ("n_until_eos", 2), ("n_content", 2), ("n_prompt", -1), ("revokes", -1), ("correct", -1),
 ])  # fmt: skip
@@ -161,7 +161,16 @@ def test_values_of_another_kind_are_damage(tmp_path, field, value):
 
 @pytest.mark.parametrize(
     "change",
-    [{"date": None}, {"threads": True}, {"threads": 10**23}, {"threads": -1}, {"processes": {}}, {"machine": []}],
+    [
+        {"date": None},
+        {"threads": True},
+        {"threads": 10**23},
+        {"threads": -1},
+        {"processes": {}},
+        {"processes": None},
+        {"machine": []},
+        {"machine": None},
+    ],
 )
 def test_a_setting_with_values_of_another_kind_is_damaged(tmp_path, change):
     held = {"version": 1, "date": "today", "left_out": [None]}
