@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -137,7 +136,7 @@ class DecoderConfig(PreTrainedConfig):
                 raise ConfigError(f"this {kind} config has {shown}={size!r}; it must be a positive integer.")
         for name in ("rms_norm_eps", "rope_theta"):
             value = getattr(self, name, 1.0)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 2**63:
                 shown = self.attribute_map.get(name, name)
                 raise ConfigError(f"this {kind} config has {shown}={value!r:.60}; it must be a positive number.")
         longest = getattr(self, "max_position_embeddings", None)

@@ -273,6 +273,7 @@ def test_old_rotary_buffers_in_a_checkpoint_are_ignored(checkpoint: Path) -> Non
         ("rms_norm_eps", {"a": 1}, "rms_norm_eps"),
         ("rope_theta", "x", "cannot read .*could not convert string to float"),
         ("rope_theta", -1.0, "must be a positive number"),
+        ("rms_norm_eps", 10**23, "must be a positive number"),
     ],
 )
 def test_fields_of_another_kind_are_one_sentence(tmp_path: Path, field: str, value: object, said: str) -> None:
