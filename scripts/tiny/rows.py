@@ -15,7 +15,7 @@ SHORT = tuple(TASKS)
 NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
-SHORT_SHARES = {"extract": 0.5}  # whole prompts are long, so most of what is learned of it comes from short ones
+SHORT_SHARES = dict.fromkeys(long_tasks(), 0.4)  # what a long task is made of is learned cheapest from short ones
 LONGEST_PROMPT = 512
 
 
