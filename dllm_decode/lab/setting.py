@@ -235,11 +235,10 @@ def read_setting(folder: Path, name: str = NAME) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("version") != FORMAT:
         raise DllmError(f"{str(folder)!r} was written by another version of this program; compare again elsewhere.")
     for key in ("date", "machine", "processes", "threads"):  # what no other run is compared with
+        value: Any = found.get(key, 1 if key in ("processes", "threads") else "none")
         if key in ("processes", "threads"):
-            value = found.get(key, 1)
             good = _whole(value, 1) and value <= MOST_THREADS
         else:
-            value = found.get(key, "none")
             good = isinstance(value, str) and bool(value)
         if not good:
             raise DllmError(f"{str(folder / name)!r} is damaged: {key} is {value!r:.60}; give another folder.")
