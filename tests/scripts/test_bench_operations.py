@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dllm_decode import load_model
+from dllm_decode.interface.inputs import ForwardInput, Known
 from scripts.bench.operations import Counted, operations
 
 
@@ -18,7 +21,22 @@ def test_it_counts_what_is_not_paused() -> None:
     assert sum(counter.found.values()) == 2
 
 
-@pytest.mark.parametrize(("policy", "most"), [("threshold", 200), ("ccd", 340), ("freedave", 360)])
+@pytest.mark.parametrize(("policy", "most"), [("threshold", 165), ("ccd", 300), ("freedave", 325)])
 def test_a_step_outside_the_model(policy: str, most: int) -> None:
     count, looks, found = operations(policy, load_model("tiny"))
     assert 0 < looks < 40 < count <= most, found.most_common(8)
+
+
+@torch.no_grad()
+def test_a_forward_of_the_bundled_model() -> None:
+    model, counter = load_model("tiny"), Counted()
+    cache, width = model.new_cache(1, 64), torch.tensor([16])
+    step = ForwardInput(
+        torch.arange(5, 21)[None], torch.arange(16, 32)[None], width, torch.tensor([64]), cache=cache, rows=width - 16
+    )
+    for _ in range(2):  # the second finds its tables and views
+        counter.found.clear()
+        known = Known.of(step, [16])
+        with counter:
+            model.head(model.hidden(replace(step, known=known), torch.arange(16)))
+    assert sum(counter.found.values()) <= 260, counter.found.most_common(8)
