@@ -103,7 +103,7 @@ def test_a_finished_job_needs_no_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_sigterm_ends_the_workers_and_the_job_goes_on(tmp_path: Path) -> None:
-    lines = [json.dumps({"id": i, "prompt": f"sort: d c b a {i}", "temperature": 0.7}) + "\n" for i in range(240)]
+    lines = [json.dumps({"id": i, "prompt": f"sort: d c b a {i}", "temperature": 0.7}) + "\n" for i in range(120)]
     source, job = tmp_path / "in.jsonl", tmp_path / "job"
     source.write_text("".join(lines))
     options = [str(source), "-o", str(job), "--shard-lines", "4", "--max-new-tokens", "32"]
@@ -128,7 +128,7 @@ def test_sigterm_ends_the_workers_and_the_job_goes_on(tmp_path: Path) -> None:
         run.kill()
         run.wait()
     parts = {path: path.stat().st_mtime_ns for path in job.glob("parts/*.jsonl")}
-    assert 4 <= len(parts) < 60
+    assert 4 <= len(parts) < 30
     command(*options, "--merge", str(tmp_path / "out.jsonl"))
     assert {path: path.stat().st_mtime_ns for path in parts} == parts, "what was done is not done again"
     asked = JobFolder.open(job).manifest.settings
