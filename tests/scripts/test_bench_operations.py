@@ -23,7 +23,7 @@ def test_it_counts_what_is_not_paused() -> None:
 
 @pytest.mark.parametrize(("policy", "most"), [("threshold", 165), ("ccd", 300), ("freedave", 325)])
 def test_a_step_outside_the_model(policy: str, most: int) -> None:
-    count, looks, found = operations(policy, load_model("tiny"), new=32)
+    count, looks, found = operations(policy, load_model("tiny"))
     assert 0 < looks < 40 < count <= most, found.most_common(8)
 
 
