@@ -20,8 +20,9 @@ from dllm_decode.config import BLOCK_LENGTH, GenerationConfig
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.metrics import wilson
+from dllm_decode.lab.setting import task_names
 from dllm_decode.models import load_model
-from dllm_decode.tasks import TASKS, group, samples, score
+from dllm_decode.tasks import TASKS, samples, score
 from samplers import Composition, DoubtExit, parse_policy
 from scripts.docs_page import markdown_table
 from scripts.plots import new_figure
@@ -102,7 +103,7 @@ def main(
 ) -> None:
     """Measure, print, draw."""
     loaded = load_model(model)
-    names = list(dict.fromkeys(name for word in tasks.split(",") for name in group(word)))
+    names = task_names(tasks)
     found = {name: measure(loaded, policy, names, count) for name, policy in DECIDERS.items()}
     body = []
     for at, (low, high) in enumerate(zip(EDGES, EDGES[1:], strict=False)):

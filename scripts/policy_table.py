@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from dllm_decode.files import write_whole
+from dllm_decode.lab import halving
 from dllm_decode.lab.compare import compare
-from dllm_decode.lab.halving import Score, score
 from dllm_decode.lab.points import STATIC
 from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.setting import EGP
@@ -130,12 +130,10 @@ def choose(records: list[Record], knobs: dict[str, list[str]], drop: float = DRO
         by_label[record["label"]].append(record)
     found: dict[str, str | None] = {}
     for label, tried in knobs.items():
-        scores: list[Score] = []
-        for text in map(spelled, [POLICIES[label][0], *tried]):
-            if text in by_label:
-                scores.append(score(text, by_label[text], by_label[STATIC.label]))
-        safe = [one for one in scores if one.within(drop, -ONE_SIDED)]
-        found[label] = max(safe, key=lambda one: one.tpf).label if safe else None
+        texts = [text for text in map(spelled, [POLICIES[label][0], *tried]) if text in by_label]
+        scores = [halving.score(text, by_label[text], by_label[STATIC.label]) for text in texts]
+        best = halving.choose(scores, drop, ONE_SIDED)
+        found[label] = None if best is None else best.label
     return found
 
 

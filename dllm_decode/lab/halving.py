@@ -84,12 +84,12 @@ def survivors(scores: Sequence[Score], keep: int, max_drop: float) -> list[str]:
     return [s.label for s in ranked[:keep]]
 
 
-def choose(scores: Sequence[Score], max_drop: float) -> Score | None:
-    """The fastest candidate that loses at most ``max_drop`` points even one standard error further down, or None.
+def choose(scores: Sequence[Score], max_drop: float, errors: float = 1.0) -> Score | None:
+    """The fastest candidate that loses at most ``max_drop`` points even ``errors`` standard errors further down.
 
-    The margin is what keeps the choice within the limit on samples it was not chosen on.
+    The margin is what keeps the choice within the limit on samples it was not chosen on; None = nobody does.
     """
-    safe = [s for s in scores if s.within(max_drop, -1)]
+    safe = [s for s in scores if s.within(max_drop, -errors)]
     return max(safe, key=lambda s: (s.tpf, s.accuracy, s.label), default=None)
 
 

@@ -3,8 +3,8 @@
     python -m scripts.tiny.card tiny --tasks all,long --cache none --cache dual    # prints Markdown
     python -m scripts.tiny.card tiny-block --cache block --block 8
 
-Every way is measured once and kept under ``--keep``; ``--only`` measures some of them, so that several processes, or
-another machine, share the work.
+With ``--keep`` every way is measured once and kept there; ``--only`` measures some of them, so that several processes,
+or another machine, share the work.
 """
 
 from __future__ import annotations
@@ -62,21 +62,22 @@ def main(
     samples: Annotated[int, typer.Option(min=1, help="Per task.")] = 200,
     batch: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 32,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    keep: Annotated[Path, typer.Option(help="Folder of what has been measured.")] = Path("runs/card"),
+    keep: Annotated[Path | None, typer.Option(help="Folder of what has been measured of this model.")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(POLICIES)}; may be repeated.")] = None,
 ) -> None:
     """Measure what is not kept yet, and print the table."""
     model = load_model(name, device=device, dtype="float32")  # on every device the same text
     found = {}
     for policy, over in tqdm(list(product(only or POLICIES, cache)), disable=None):
-        path = keep / f"{Path(name).name}-{policy}-{over}-{block}.json"
-        if not path.exists():
-            report = evaluate(
-                model, POLICIES[policy][1], tasks, samples, cache=over, block_length=block, batch_size=batch
-            )
-            keep.mkdir(parents=True, exist_ok=True)
+        path = None if keep is None else keep / f"{policy}-{over}-{block}-{tasks}-{samples}.json"
+        if path is not None and path.exists():
+            found[policy, over] = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+            continue
+        report = evaluate(model, POLICIES[policy][1], tasks, samples, cache=over, block_length=block, batch_size=batch)
+        found[policy, over] = report.tasks
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(report.to_dict(), indent=1) + "\n")
-        found[policy, over] = json.loads(path.read_text(encoding="utf-8"))["tasks"]
     print(*table(found), sep="\n")
 
 
