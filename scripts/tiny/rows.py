@@ -15,7 +15,7 @@ SHORT = tuple(TASKS)
 NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
-SHORT_SHARES = dict.fromkeys(long_tasks(), 0.4)  # what a long task is made of is learned cheapest from short ones
+SHORT_SHARES = {**dict.fromkeys(long_tasks(), 0.4), "extract": 0.75}  # what a long task is made of is learned cheapest from short ones
 LONGEST_PROMPT = 512
 
 

@@ -12,7 +12,7 @@ _TEMPLATES = ("work out by columns:{sum}", "solve by columns:{sum}", "write out 
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     """Two numbers of equal length to add, or one to multiply by one digit."""
-    width = rng.randint(2, 4) if short else rng.randint(7, 9)
+    width = rng.randint(2, 3) if short else rng.randint(5, 7)
     low, high = 10 ** (width - 1), 10**width - 1
     if rng.random() < 0.5:
         return {"a": rng.randint(low, high), "sign": "+", "b": rng.randint(low, high)}
@@ -24,17 +24,17 @@ def _total(problem: Problem) -> int:
 
 
 def _answer(problem: Problem, rng: Random) -> str:
-    """``7+5+0=12`` or ``7*6+0=42`` per column, the carry that came in as its last term."""
+    """``7+5=12+0=12`` or ``7*6=42+0=42`` per column, the carry that came in as its last term."""
     carry, lines = 0, []
     for place, digit in enumerate(reversed(str(problem["a"]))):
         if problem["sign"] == "+":
             other = str(problem["b"])[-1 - place]
-            column = int(digit) + int(other) + carry
+            pair = int(digit) + int(other)
         else:
             other = str(problem["b"])
-            column = int(digit) * int(other) + carry
-        lines.append(f"{digit}{problem['sign']}{other}+{carry}={column}")
-        carry = column // 10
+            pair = int(digit) * int(other)
+        lines.append(f"{digit}{problem['sign']}{other}={pair}+{carry}={pair + carry}")
+        carry = (pair + carry) // 10
     return "\n".join([*lines, f"answer:{_total(problem)}"])
 
 

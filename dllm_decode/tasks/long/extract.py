@@ -33,7 +33,7 @@ def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
         )
         for letter in letters
     ]
-    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(5, 8))}
+    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(5, 7))}
 
 
 def _prompt(problem: Problem, template: int) -> str:
@@ -66,7 +66,7 @@ def _accepts(problem: Problem, text: str) -> bool:
 EXTRACT_TASKS = (
     Task(
         name="extract",
-        description="find five to eight records in a long text and write them as JSON",
+        description="find five to seven records in a long text and write them as JSON",
         max_new_tokens=128,
         draw=_draw,
         prompt=_prompt,

@@ -13,12 +13,12 @@ _TEMPLATES = ("work out line by line:\n{lines}", "set and say each:\n{lines}", "
 
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
-    """Two or three numbers, then sums and differences of what is known, each within 0..LIMIT."""
-    names = rng.sample(ascii_lowercase, 5 if short else rng.randint(9, 13))
+    """Two numbers, then sums and differences of what is known, each within 0..LIMIT."""
+    names = rng.sample(ascii_lowercase, 4 if short else rng.randint(7, 9))
     values: dict[str, int] = {}
     lines: list[tuple[str, str, str, str]] = []  # name, left, sign, right; a plain number is left with no sign
     for index, name in enumerate(names):
-        if index < 2 or (index == 2 and not short and rng.random() < 0.5):
+        if index < 2:
             values[name] = rng.randint(1, 9)
             lines.append((name, str(values[name]), "", ""))
             continue
@@ -50,12 +50,14 @@ def _prompt(problem: Problem, template: int) -> str:
 
 
 def _answer(problem: Problem, rng: Random) -> str:
-    """Each line with its operands' values put in, worked out, and the variable it sets: ``7+5=12;b=12``."""
+    """Each line, the same with its operands' values, worked out, and what it sets: ``b:=k+5;7+5=12;b=12``."""
     values: dict[str, int] = {}
     out = []
     for name, left, sign, right in problem["lines"]:
         value = _result(values, left, sign, right)
-        work = f"{_value(values, left)}{sign}{_value(values, right)}={value};" if sign else ""
+        work = ""
+        if sign:
+            work = f"{name}:={left}{sign}{right};{_value(values, left)}{sign}{_value(values, right)}={value};"
         out.append(f"{work}{name}={value}")
         values[name] = value
     return "\n".join(out)
