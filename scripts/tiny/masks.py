@@ -49,7 +49,7 @@ SHARES = {
 }
 LOW_COUNTS = (0.6, 0.25, 0.1, 0.05)
 BLOCKS = (8, 16, 32)
-NEAR = 5  # cells after the cut of a prefix row that count fully; a worked step is about as long
+NEAR = 12  # cells after the cut of a prefix row that count fully; a worked step is about as long
 TAIL_WEIGHT = FAR_WEIGHT = 0.1
 
 

@@ -15,7 +15,8 @@ SHORT = tuple(TASKS)
 NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
-SHORT_SHARES = {**dict.fromkeys(long_tasks(), 0.4), "extract": 0.75}  # what a long task is made of is learned cheapest from short ones
+# What a long task is made of is learned cheapest from short problems.
+SHORT_SHARES = {**dict.fromkeys(long_tasks(), 0.4), "extract": 0.75}
 LONGEST_PROMPT = 512
 
 
