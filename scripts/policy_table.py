@@ -1,11 +1,12 @@
 """The measured tables of ``docs/policies.md``: every policy at its paper's values and tuned, all tasks, one command.
 
-    python -m scripts.policy_table --processes 2            # measure (resumable, ``runs/policies``), write the page
-    python -m scripts.policy_table --tune --processes 2     # first choose the tuned values anew, on the valid split
+    python -m scripts.policy_table --processes 2          # measure (resumable), write the page
+    python -m scripts.policy_table --tune --processes 2   # first choose the tuned values anew, on the valid split
+    python -m scripts.policy_table --model tiny-long --tasks long   # the section of the long tasks alone
 
 Published values are never chosen here: they are the papers', or the plain ladder k = 1, 2, 4 and d = 2, 4, 8.  Tuned
-ones (``scripts/grids/tuned.json``) are, per policy, the fastest of a few values of its knobs that loses at most one
-point to static decoding on the valid split (paired by problem, one-sided 95 %).
+ones (``scripts/grids/tuned.json``, by model) are, per policy, the fastest of a few values of its knobs that loses at
+most one point to static decoding on the valid split (paired by problem, one-sided 95 %).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import typer
 from dllm_decode.files import write_whole
 from dllm_decode.lab import halving
 from dllm_decode.lab.compare import compare
-from dllm_decode.lab.points import STATIC
+from dllm_decode.lab.points import STATIC, points
 from dllm_decode.lab.records import Record, read_records
-from dllm_decode.lab.setting import EGP
+from dllm_decode.lab.setting import EGP, task_names
 from dllm_decode.lab.summary import ALL
 from dllm_decode.tasks import group
 from samplers import parse_policy, spell
@@ -188,33 +189,63 @@ def per_task(summary: dict[str, Any], named: dict[str, tuple[str, str]], tasks: 
     return out
 
 
+def about(summary: dict[str, Any], named: dict[str, tuple[str, str]]) -> str:
+    """What the figures hang on, and which policies do not fit the model."""
+    setting = summary["setting"]
+    block = next(iter(setting["config"].values()))["block_length"]
+    cache = setting["caches"][0]
+    missing = {point["label"] for point in setting.get("left_out", ())}
+    names = ", ".join(name for name, (policy, _) in named.items() if points([policy])[-1].label in missing)
+    return (
+        f"Model `{Path(setting['model']).name}`, {', '.join(setting['tasks'])}: {setting['samples']} problems of the "
+        f"{setting['split']} split each, blocks of {block}, {'no' if cache == 'none' else cache} cache, "
+        f"{setting['date']}.{f' Left out, for they do not fit this model: {names}.' if names else ''}"
+    )
+
+
+def read_tuned(file: Path) -> dict[str, dict[str, str | None]]:
+    """The tuned values by model, then by label."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/policies"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; runs/policies-MODEL without.")] = None,
     page: Annotated[Path, typer.Option(help="The page that holds the tables.")] = Path("docs/policies.md"),
     model: Annotated[str, typer.Option(help="A bundled model or a folder.")] = "tiny",
-    tasks: Annotated[str, typer.Option(help="'all,long', or names with commas.")] = "all,long",
+    tasks: Annotated[str, typer.Option(help="'all' or 'long', or names of either with commas.")] = "all",
     samples: Annotated[int, typer.Option(min=1, help="Per task, of the test split.")] = 100,
     tune: Annotated[bool, typer.Option("--tune", help="Choose the tuned values first.")] = False,
     tuned: Annotated[Path, typer.Option(help="The tuned values.")] = TUNED,
     valid_samples: Annotated[int, typer.Option(min=1, help="Per task, of the valid split.")] = 60,
     cache: Annotated[str, typer.Option(help="KV cache.")] = "none",
+    block_length: Annotated[int, typer.Option(min=1, help="Cells per block.")] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows decoded together.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="That decode side by side.")] = 2,
 ) -> None:
-    """Run the comparisons and write their tables into the page."""
-    how: dict[str, Any] = {"caches": cache, "batch_size": batch_size, "device": device, "processes": processes}
-    how["dtype"] = "float32"  # on every device the same text
+    """Run the comparisons and write their tables into the page: the short tasks' or the long ones'."""
+    asked = task_names(tasks)
+    long = [task for task in asked if task in group("long")]
+    if long and len(long) < len(asked):
+        raise typer.BadParameter("short and long tasks have tables of their own; run once for each.")
+    name = Path(model).name
+    out = Path("runs") / f"policies-{name}" if out is None else out
+    how: dict[str, Any] = {"caches": cache, "block_length": block_length, "batch_size": batch_size}
+    how |= {"device": device, "dtype": "float32", "processes": processes}  # float32: on every device the same text
+    how["lenient"] = True  # a policy may need a table that ships for another model
     if tune:
         tried = [text for label, knobs in KNOBS.items() for text in (POLICIES[label][0], *knobs)]
         compare(model, tried, tasks, out / "valid", samples=valid_samples, split="valid", egp=False, **how)
-        write_whole(tuned, json.dumps(choose(read_records(out / "valid"), KNOBS), indent=1) + "\n")
-    named = rows(json.loads(tuned.read_text(encoding="utf-8")) if tuned.exists() else {})
+        chosen = {**read_tuned(tuned), name: choose(read_records(out / "valid"), KNOBS)}
+        write_whole(tuned, json.dumps(chosen, indent=1) + "\n")
+    named = rows(read_tuned(tuned).get(name, {}))
     summary = compare(model, [policy for policy, _ in named.values()], tasks, out / "test", samples=samples, **how)
-    put(page, "overall", table(summary, named))
-    asked = summary["setting"]["tasks"]
-    put(page, "tasks", per_task(summary, named, [task for task in asked if task in group("all")]))
-    put(page, "long", per_task(summary, named, [task for task in asked if task in group("long")]))
+    overall, by_task = [about(summary, named), "", *table(summary, named)], per_task(summary, named, asked)
+    if long:
+        put(page, "long", [*overall, "", "Accuracy (%) @ content tokens per forward, per task:", "", *by_task])
+    else:
+        put(page, "overall", overall)
+        put(page, "tasks", by_task)
 
 
 if __name__ == "__main__":

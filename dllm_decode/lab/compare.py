@@ -39,6 +39,7 @@ def compare(
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
     processes: int = 1,
+    lenient: bool = False,
     **setting: Any,
 ) -> dict[str, Any]:
     """Compare policies on tasks; a run that was killed goes on where it stopped.
@@ -56,6 +57,7 @@ def compare(
         quiet: no progress bar.
         on_batch: called with (samples done, samples in all).
         processes: that decode side by side; see :func:`~dllm_decode.lab.runner.run`.
+        lenient: leave out a policy that does not fit the model or any of the caches, instead of refusing it.
         **setting: ``caches``, ``samples``, ``seeds``, ``templates``, ``split``, ``canvas``, ``batch_size``, ``egp``,
             ``block_length`` and other fields of :class:`~dllm_decode.config.GenerationConfig`; see
             :func:`~dllm_decode.lab.setting.plan`.
@@ -71,7 +73,7 @@ def compare(
     comparison = plan(name, chosen, tasks, grid=grid, **setting)
     loaded = None if isinstance(model, str) else model
     how: dict[str, Any] = {"device": device, "dtype": dtype, "quiet": quiet, "processes": processes}
-    how["lenient"] = chosen is DEFAULT_POLICIES
+    how["lenient"] = lenient or chosen is DEFAULT_POLICIES
     records = run(comparison, out, loaded, on_batch=on_batch, **how)
     summary = summarise(read_setting(Path(out)), records)
     write_tables(out, summary)

@@ -22,11 +22,11 @@ class Rung:
     keep: int
 
 
-def rungs(candidates: int, samples: int) -> list[Rung]:
-    """The rounds for so many candidates, the last of which reaches ``samples`` samples per task and seed."""
+def rungs(candidates: int, samples: int, fewest: int = FEWEST) -> list[Rung]:
+    """The rounds for so many candidates, from ``fewest`` samples per task and seed to ``samples``."""
     rounds = math.ceil(math.log(candidates / FINALISTS, ETA)) + 1 if candidates > FINALISTS else 1
-    least = max(min(FEWEST, samples), samples / ETA ** (rounds - 1))
-    growth = (samples / least) ** (1 / max(1, rounds - 1))  # ETA, or less: from FEWEST in equal ratios
+    least = max(min(fewest, samples), samples / ETA ** (rounds - 1))
+    growth = (samples / least) ** (1 / max(1, rounds - 1))  # ETA, or less: in equal ratios
     ends = [round(least * growth**r) for r in range(rounds - 1)] + [samples]
     out, first, left = [], 0, candidates
     for last in ends:
@@ -97,7 +97,7 @@ Race = Callable[[Rung, Sequence[str]], Mapping[str, Score]]
 
 
 def halve(
-    candidates: Sequence[str], samples: int, max_drop: float, race: Race
+    candidates: Sequence[str], samples: int, max_drop: float, race: Race, fewest: int = FEWEST
 ) -> tuple[list[str], Mapping[str, Score]]:
     """Run all rounds.
 
@@ -106,12 +106,13 @@ def halve(
         samples: per task and seed in the last round.
         max_drop: points of accuracy that may be lost.
         race: decodes a round's samples of the given labels and returns their scores over all samples so far.
+        fewest: per task and seed in the first round.
 
     Returns:
         The finalists, the best first, and their scores over all samples.
     """
     left, scores = list(candidates), {}
-    for rung in rungs(len(left), samples):
+    for rung in rungs(len(left), samples, fewest):
         scores = dict(race(rung, left))
         left = survivors([scores[label] for label in left], rung.keep, max_drop)
     return left, {label: scores[label] for label in left}

@@ -109,7 +109,9 @@ def lede(summary: Mapping[str, Any]) -> str:
         f"{_span(best)} against {base['tpf_content']:.2f} of static decoding, at {right} "
         f"against {100 * base['accuracy']:.1f} % ({_loss(best)})."
     ]
-    near = [row for row in allowed if row not in ties and row["tpf_content_high"] >= best["tpf_content_low"]]
+    near = []
+    if best["tpf_content_low"] is not None:  # one problem has no interval
+        near = [row for row in allowed if row not in ties and row["tpf_content_high"] >= best["tpf_content_low"]]
     if near:
         more = f" and {len(near) - 3} more" if len(near) > 3 else ""
         near.sort(key=lambda row: -row["tpf_content"])

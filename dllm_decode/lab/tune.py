@@ -19,7 +19,7 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.curves import best_at_loss, pareto
 from dllm_decode.lab.grids import TUNING_GRID, compositions
-from dllm_decode.lab.halving import Rung, Score, choose, halve, score
+from dllm_decode.lab.halving import FEWEST, Rung, Score, choose, halve, score
 from dllm_decode.lab.metrics import RESAMPLES
 from dllm_decode.lab.points import STATIC, points
 from dllm_decode.lab.problems import is_oracle, sealed
@@ -70,6 +70,7 @@ def tune(
     search: str = "policies",
     cache: str = "none",
     samples: int = 100,
+    fewest: int = FEWEST,
     test_samples: int = 200,
     seed: int = 0,
     device: str | None = None,
@@ -93,6 +94,7 @@ def tune(
         search: that set: ``"policies"``, each over its knob, or ``"compositions"``, singles to quadruples of parts.
         cache: for all candidates.
         samples: per task on the valid split, in the last round.
+        fewest: in the first one; with many tasks fewer than ten are many problems.
         test_samples: per task on the test split.
         seed: of the problems.
         device: where to load the model.
@@ -109,6 +111,8 @@ def tune(
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 100:
         raise DllmError(f"max_drop is {max_drop!r}; give points of accuracy from 0 to 100.")
     name = model if isinstance(model, str) else model.name
+    if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 1:
+        raise DllmError(f"fewest is {fewest!r}; give a whole number of samples per task from 1 up.")
     if search not in ("policies", "compositions"):
         raise DllmError(f"search is {search!r}; give policies or compositions.")
     ours = grid is None and not policies
@@ -136,7 +140,13 @@ def tune(
         candidates = [policy for policy in candidates if policy not in unfit]
         defaults = [name for name in defaults if unfit.isdisjoint(p.policy for p in points([name]) if p != STATIC)]
         last = plan(name, candidates, tasks, split="valid", samples=samples, **shared)
-    described = {**last.to_dict(), "max_drop": max_drop, "test_samples": test_samples, **surroundings()}
+    described = {
+        **last.to_dict(),
+        "max_drop": max_drop,
+        "fewest": fewest,
+        "test_samples": test_samples,
+        **surroundings(),
+    }
     keep_setting(folder, {**described, "version": FORMAT}, SETTING_NAME)
 
     held: dict[str, list[Record]] = defaultdict(list)
@@ -149,7 +159,7 @@ def tune(
         return {label: score(label, held[label], held[STATIC.label]) for label in labels}
 
     with sealed("test"):
-        finalists, scores = halve(candidates, samples, max_drop, race)
+        finalists, scores = halve(candidates, samples, max_drop, race, fewest)
         best = choose(list(scores.values()), max_drop)
     policy = STATIC.policy if best is None else best.label
     valid = None if best is None else {k: v for k, v in asdict(best).items() if k != "label"}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import typer
+
 from dllm_decode.lab.summary import summarise_folder
+from scripts import policy_table
 from scripts.docs_page import put
 from scripts.policy_table import KNOBS, POLICIES, choose, per_task, rows, spelled, table
 from tests.dllm_decode.lab.lab_records import write_run
@@ -64,3 +68,40 @@ def test_labels_are_unique_knobs_parse_and_the_page_has_its_markers(tmp_path):
     for name in ("overall", "tasks", "long"):
         put(page, name, [f"new {name}"])
     assert all(f"new {name}" in page.read_text() for name in ("overall", "tasks", "long"))
+
+
+def test_long_tasks_have_a_section_of_their_own(tmp_path, monkeypatch):
+    page, tuned, seen = tmp_path / "page.md", tmp_path / "tuned.json", []
+    page.write_text(PAGE.read_text())
+    tuned.write_text('{"other": {"Factor 1": "factor:factor=0.5"}}')
+
+    def compare(model, policies, tasks, out, **how):
+        seen.append((how["block_length"], how["lenient"], out))
+        write_run(out, tuple(policies), tasks, ("none",), samples=1, templates=(0,))
+        summary = summarise_folder(out)
+        summary["setting"]["model"] = model
+        summary["setting"]["left_out"] = [{"label": "pcsampler", "cache": "none", "why": "no table"}]
+        return summary
+
+    monkeypatch.setattr(policy_table, "compare", compare)
+
+    def run(tasks, **more):
+        given = {"out": None, "samples": 1, "tune": False, "valid_samples": 1, "cache": "none", "block_length": 16}
+        how = {"batch_size": 1, "device": None, "processes": 1}
+        monkeypatch.chdir(tmp_path)
+        policy_table.main(page=page, model="some/where/new", tasks=tasks, tuned=tuned, **{**given, **how, **more})
+
+    before = page.read_text()
+    run("trip,story")
+    after = page.read_text()
+    head, _, rest = before.partition("<!-- long: begin -->")
+    assert after.startswith(head) and after.endswith(rest.partition("<!-- long: end -->")[2])
+    assert "Model `new`, trip, story: 1 problems" in after
+    assert "Left out, for they do not fit this model: PcSampler." in after
+    assert "| policy | trip | story |" in after and "Factor 1, tuned" not in after
+    assert seen == [(16, True, Path("runs/policies-new/test"))]
+    with pytest.raises(typer.BadParameter, match="tables of their own"):
+        run("copy,trip")
+    run("copy", tune=True, out=tmp_path / "mine")
+    assert "| policy | copy |" in page.read_text() and "| policy | trip | story |" in page.read_text()
+    assert set(policy_table.read_tuned(tuned)) == {"other", "new"}

@@ -231,6 +231,10 @@ def test_ties_are_called_ties_and_overlaps_name_no_winner():
     assert "a (cache none) and twin (cache none) tie as the fastest: 3.00" in lede(outcome(fast, ("twin", *fast[1:])))
     near = ("near", 0.99, 2.9, 2.7, 3.1, 0, 0)
     assert lede(outcome(fast, near)).endswith("overlaps that of near: among them this run names no winner.")
+    alone = ("one", 0.99, 2.9, None, None, 0, 0)  # a single problem has no interval
+    assert "one (cache none) is the fastest: 2.90 content" in lede(
+        outcome(alone, ("two", 0.99, 2.0, None, None, 0, 0))
+    )
     many = [(f"n{i}", 0.99, 2.9 - 0.01 * i, 2.7, 3.1, 0, 0) for i in range(5)]
     assert "overlaps that of n0, n1, n2 and 2 more: among" in lede(outcome(fast, *many))
 

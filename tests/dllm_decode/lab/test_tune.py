@@ -44,6 +44,7 @@ def test_rungs_use_every_sample_once_and_end_with_all(candidates, samples):
 def test_rungs_grow_evenly_from_the_fewest_samples():
     assert [rung.last for rung in rungs(45, 100)] == [10, 22, 46, 100]
     assert [rung.last for rung in rungs(45, 900)] == [33, 100, 300, 900]
+    assert [(rung.last, rung.keep) for rung in rungs(240, 30, 3)] == [(3, 80), (5, 27), (9, 9), (17, 4), (30, 4)]
     assert [(rung.last, rung.keep) for rung in rungs(12, 100)] == [(33, 4), (100, 4)]
 
 
@@ -203,6 +204,7 @@ def test_static_when_nothing_is_good_enough(tmp_path):
     ("changes", "error", "sentence"),
     [
         ({"max_drop": -1}, DllmError, "max_drop is -1"),
+        ({"fewest": 0}, DllmError, "fewest is 0"),
         ({"max_drop": "1"}, DllmError, "max_drop is '1'"),
         ({"tasks": "oracle-shuffle-4"}, DllmError, "has no splits to tune on"),
         ({"grid": {"topk": {"k": 1}}}, DllmError, "no candidate but static"),
