@@ -1,4 +1,4 @@
-"""Long tasks: answers of 58 to 127 cells over several blocks, on which decoding rules differ.
+"""Long tasks: answers of 56 to 116 cells over several blocks, on which decoding rules differ.
 
 Each file holds one family. They are built of pieces that the short tasks teach (sums within 20, look-up by a letter,
 4x4 grids), so that a small model can learn most of each, and not all.

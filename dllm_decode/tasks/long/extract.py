@@ -12,7 +12,7 @@ from dllm_decode.tasks.base import Problem, Task
 
 _TEMPLATES = (
     ("json for each place: {keys}\n{text}", "At place {key} {name} has {count} {thing}, {gain} and {loss}."),
-    ("record these as json: {keys}\n{text}", "At {key} {name} {gain} and {loss}, {name} has {count} {thing}."),
+    ("record these as json: {keys}\n{text}", "At {key} {name} has {count} {thing}; {name} {gain} and {loss}."),
     ("write json of these: {keys}\n{text}", "At {key}: {name}, {count} {thing}; {gain}, {loss}."),
 )
 
@@ -33,7 +33,7 @@ def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
         )
         for letter in letters
     ]
-    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(5, 7))}
+    return {"records": records, "keys": rng.sample(letters, rng.randint(1, 3) if short else rng.randint(6, 8))}
 
 
 def _prompt(problem: Problem, template: int) -> str:
@@ -45,8 +45,8 @@ def _prompt(problem: Problem, template: int) -> str:
     return head.format(keys=" ".join(problem["keys"]), text="\n".join(text))
 
 
-def _pairs(problem: Problem) -> list[tuple[str, list[str | int]]]:
-    found = {record[0]: [record[1], record[2], record[5], record[7]] for record in problem["records"]}
+def _pairs(problem: Problem) -> list[tuple[str, str]]:
+    found = {key: f"{name} has {count} {thing}" for key, name, count, thing, *_ in problem["records"]}
     return [(key, found[key]) for key in problem["keys"]]
 
 
@@ -66,7 +66,7 @@ def _accepts(problem: Problem, text: str) -> bool:
 EXTRACT_TASKS = (
     Task(
         name="extract",
-        description="find five to seven records in a long text and write them as JSON",
+        description="find six to eight records in a long text and write them as JSON",
         max_new_tokens=128,
         draw=_draw,
         prompt=_prompt,

@@ -14,7 +14,7 @@ _TEMPLATES = ("work out line by line:\n{lines}", "set and say each:\n{lines}", "
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     """Two numbers, then sums and differences of what is known, each within 0..LIMIT."""
-    names = rng.sample(ascii_lowercase, 4 if short else rng.randint(7, 9))
+    names = rng.sample(ascii_lowercase, 3 if short else rng.randint(5, 6))
     values: dict[str, int] = {}
     lines: list[tuple[str, str, str, str]] = []  # name, left, sign, right; a plain number is left with no sign
     for index, name in enumerate(names):
@@ -50,15 +50,17 @@ def _prompt(problem: Problem, template: int) -> str:
 
 
 def _answer(problem: Problem, rng: Random) -> str:
-    """Each line, the same with its operands' values, worked out, and what it sets: ``b:=k+5;7+5=12;b=12``."""
+    """Each line, the variables it reads, worked out, and what it sets: ``b:=k+5;k=7;7+5=12;b=12``."""
     values: dict[str, int] = {}
     out = []
     for name, left, sign, right in problem["lines"]:
         value = _result(values, left, sign, right)
-        work = ""
+        steps = [f"{name}={value}"]
         if sign:
-            work = f"{name}:={left}{sign}{right};{_value(values, left)}{sign}{_value(values, right)}={value};"
-        out.append(f"{work}{name}={value}")
+            read = [f"{operand}={values[operand]}" for operand in dict.fromkeys((left, right)) if operand in values]
+            work = f"{_value(values, left)}{sign}{_value(values, right)}={value}"
+            steps = [f"{name}:={left}{sign}{right}", *read, work, *steps]
+        out.append(";".join(steps))
         values[name] = value
     return "\n".join(out)
 

@@ -15,12 +15,12 @@ _TEMPLATES = (
     "say the order of each:\n{days}\n{flights}\nfrom {first}",
     "pick the order:\n{days}\n{flights}\nfrom {first}",
 )
-_LINE = re.compile(r"([a-z]):(0|[1-9]\d?)\+(\d)=(0|[1-9]\d?)(?:;([a-z])>([a-z]))?")
+_LINE = re.compile(r"([a-z])=(\d):(0|[1-9]\d?)\+(\d)=(0|[1-9]\d?)(?:; ([a-z])>([a-z]))?")
 
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     """A hidden route, its flights, and one or two flights back to cities that it has seen."""
-    route = rng.sample(ascii_lowercase, 3 if short else rng.randint(6, 8))
+    route = rng.sample(ascii_lowercase, 3 if short else rng.randint(5, 7))
     days = {city: rng.randint(1, 4) for city in route}
     while sum(days.values()) > LIMIT:
         days[rng.choice(route)] = 1
@@ -35,17 +35,17 @@ def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
 def _prompt(problem: Problem, template: int) -> str:
     return _TEMPLATES[template].format(
         days=";".join(f"{city}={count}" for city, count in problem["days"]),
-        flights=";".join(f"{a}>{b}" for a, b in problem["flights"]),
+        flights="".join(f" {a}>{b}" for a, b in problem["flights"]),
         first=problem["route"][0],
     )
 
 
 def _answer(problem: Problem, rng: Random) -> str:
-    """Per city the day it begins, its days and the day it ends, and the flight on: ``b:3+2=5;b>k``."""
+    """Per city its days, the day it begins and the day it ends, and the flight on: ``b=2:3+2=5; b>k``."""
     route, days, day, lines = problem["route"], dict(problem["days"]), 0, []
     for city, following in zip(route, [*route[1:], ""], strict=True):
-        flight = f";{city}>{following}" if following else ""
-        lines.append(f"{city}:{day}+{days[city]}={day + days[city]}{flight}")
+        flight = f"; {city}>{following}" if following else ""
+        lines.append(f"{city}={days[city]}:{day}+{days[city]}={day + days[city]}{flight}")
         day += days[city]
     return "\n".join(lines)
 
@@ -61,14 +61,14 @@ def _accepts(problem: Problem, text: str) -> bool:
         if line is None or line[1] != expected or expected not in left:
             return False
         left.remove(expected)
-        if (int(line[2]), int(line[3]), int(line[4])) != (day, days[expected], day + days[expected]):
+        if [int(x) for x in line.group(2, 3, 4, 5)] != [days[expected], day, days[expected], day + days[expected]]:
             return False
         day += days[expected]
         if place == len(lines) - 1:
-            return line[5] is None
-        if line[5] is None or (line[5], line[6]) not in flights or line[5] != expected:
+            return line[6] is None
+        if line[6] is None or (line[6], line[7]) not in flights or line[6] != expected:
             return False
-        expected = line[6]
+        expected = line[7]
     return True
 
 
