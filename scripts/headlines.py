@@ -21,6 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from tqdm import tqdm
 
@@ -29,6 +30,7 @@ from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.files import write_whole
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.metrics import wilson
+from dllm_decode.lab.setting import machine
 from dllm_decode.models import load_model
 from dllm_decode.tasks import samples
 from scripts.bench.bundled import SEED, Tally, in_turn
@@ -78,7 +80,7 @@ HEADLINES = (
     Headline("Learn2PD + EoTP, dual, 1024", "57.5x (arXiv 2509.25188)", "learn2pd+eotp", 1024, "dual", stops=True),
     Headline("SchED, 256", "3.8-4.0x fewer steps at 99.8 % (arXiv 2512.02892)", "topk:k=1+sched", 256,
              counts="forwards", stops=True),
-    Headline("FreeDave, 256", "up to 3.78x tokens/s, lossless (arXiv 2510.00294)", "freedave:drafts=8", 256),
+    Headline("FreeDave, 256", "up to 3.78x tokens/s, lossless (arXiv 2510.00294)", "freedave:drafts=4", 256),
     Headline("dParallel's rule, 256", "8.5x fewer steps, distilled LLaDA (arXiv 2509.26488)", "entropythreshold", 256,
              counts="forwards"),
 )  # fmt: skip
@@ -120,26 +122,39 @@ def links(line: Headline) -> dict[str, Way]:
     }
 
 
-def measure(chosen: Sequence[Headline], count: int, model: DenoisingModel) -> dict[str, dict[str, Run]]:
-    """Every run of every headline; those of one canvas and block take turns on the same problems."""
-    groups: dict[tuple[int, int], dict[Way, list[Tally]]] = {}
+#: the run that "it stops" is, on the few problems of the runs that do not stop
+FEW = "it stops, on the few"
+
+
+def measure(chosen: Sequence[Headline], count: int, few: int, model: DenoisingModel) -> dict[str, dict[str, Run]]:
+    """Every run of every headline; those of one canvas and block take turns on the same problems.
+
+    Runs that fill the tail cost most and say the same of every problem: they, and what is compared with them, are of
+    the first ``few`` problems of a task.
+    """
+    groups: dict[tuple[int, int], dict[Way, list[list[Tally]]]] = {}
     for line in chosen:
         group = groups.setdefault((min(line.cells, LONGEST), line.block), {})
-        group.update((way, []) for way in links(line).values() if way not in group)
+        group.update((way, [[], []]) for way in links(line).values() if way not in group)
     bar = tqdm(total=len(TASKS) * sum(map(len, groups.values())), unit="run", disable=None)
     for (cells, block), ways in groups.items():
         config = GenerationConfig(max_new_tokens=cells, block_length=block)
         for task in TASKS:
             drawn = samples(task, "test", count, SEED)
             made = {way: DiffusionSampler(model, *way[:2], config.replace(early_stop=way[2])) for way in ways}
-            for way, tally in in_turn(made, drawn, [sample.prompt for sample in drawn]).items():
-                ways[way].append(tally)
-                bar.update()
+            for part, some in enumerate((drawn[:few], drawn[few:])):
+                turns = {way: sampler for way, sampler in made.items() if some and (part == 0 or way[2])}
+                for way, tally in (in_turn(turns, some, [s.prompt for s in some]) if turns else {}).items():
+                    ways[way][part].append(tally)
+            bar.update(len(ways))
     bar.close()
     found = {}
     for line in chosen:
         group = groups[min(line.cells, LONGEST), line.block]
-        found[line.name] = {name: Run.of(group[way]) for name, way in links(line).items()}
+        ways = {FEW: links(line)["it stops"], **links(line)}
+        first = {name: Run.of(group[way][0]) for name, way in ways.items()}
+        whole = {name: Run.of(group[way][0] + group[way][1]) for name, way in ways.items()}
+        found[line.name] = {name: first[name] if name in (FEW, "paper's system") else whole[name] for name in ways}
     return found
 
 
@@ -153,41 +168,32 @@ def lines(found: dict[str, dict[str, Run]]) -> list[str]:
     """The table of ratios, then that of the runs."""
     head = ("system", "the paper", "here, as the paper compares", "tail", "cache", "policy", "fair: all but the tail",
             "accuracy of baseline and system, %")  # fmt: skip
-    ratios, runs = [], []
+    columns = ("cells", "block", "policy", "cache", "stops", "problems", "ms per answer", "forwards",
+               "tokens forwarded", "accuracy %")  # fmt: skip
+    ratios, runs = [], {}
     for line in HEADLINES:
         if line.name not in found:
             continue
-        run = found[line.name]
-        chain = [run[name] for name in ("paper's baseline", "it stops", "with the cache", "with the policy")]
+        run, ways = found[line.name], links(line)
+        chain = [run[name] for name in ("it stops", "with the cache", "with the policy")]
         kind = "forwards" if line.counts == "forwards" else "seconds"
-        steps = [a.over(b, kind) for a, b in zip(chain, chain[1:], strict=False)]
-        whole = chain[0].over(run["paper's system"], kind)
-        points = 100 * (chain[3].right - chain[1].right) / chain[1].count
+        tail = run["paper's baseline"].over(run[FEW], kind)
+        cache, policy = (a.over(b, kind) for a, b in zip(chain, chain[1:], strict=False))
+        whole = run["paper's baseline"].over(run["paper's system"], kind)
+        points = 100 * (chain[2].right - chain[0].right) / chain[0].count
         shown = f"{whole:.1f}x {kind}" if line.counts != "points" else f"{points:+.1f} points at {whole:.2f}x {kind}"
-        ratios.append(
-            [line.name, line.claim, shown, *(f"{step:.2f}" for step in steps), f"{steps[1] * steps[2]:.2f}",
-             f"{accuracy(chain[1])} / {accuracy(chain[3])}"]
-        )  # fmt: skip
-        for name, (policy, cache, stop) in links(line).items():
-            of = run[name]
-            per = (
-                f"{1e3 * of.seconds / of.count:.0f}",
-                f"{of.forwards / of.count:.1f}",
-                f"{of.tokens / of.count:.0f}",
-            )
-            runs.append([line.name, name, f"`{policy}`", cache, "yes" if stop else "no", *per, accuracy(of)])
-    columns = (
-        "system",
-        "run",
-        "policy",
-        "cache",
-        "stops",
-        "ms per answer",
-        "forwards",
-        "tokens forwarded",
-        "accuracy %",
-    )
-    return [*markdown_table(head, ratios), "", *markdown_table(columns, runs)]
+        changed = ways["it stops"] != ways["with the cache"]
+        factors = [f"{tail:.2f}", f"{cache:.2f}" if changed else "-", f"{policy:.2f}", f"{cache * policy:.2f}"]
+        ratios.append([line.name, line.claim, shown, *factors, f"{accuracy(chain[0])} / {accuracy(chain[2])}"])
+        for name, way in ways.items():  # systems share runs
+            of, place = run[name], (min(line.cells, LONGEST), line.block, way)
+            per = [
+                f"{value / of.count:.{digits}f}"
+                for value, digits in ((1e3 * of.seconds, 0), (of.forwards, 1), (of.tokens, 0))
+            ]
+            setting = [f"{place[0]}", f"{line.block}", f"`{way[0]}`", way[1], "yes" if way[2] else "no"]
+            runs.setdefault(place, [*setting, f"{of.count}", *per, accuracy(of)])
+    return [*markdown_table(head, ratios), "", *markdown_table(columns, list(runs.values()))]
 
 
 def differences(found: dict[str, dict[str, Run]], published: dict[str, dict[str, Any]]) -> list[str]:
@@ -208,7 +214,8 @@ def differences(found: dict[str, dict[str, Run]], published: dict[str, dict[str,
 
 
 def main(
-    count: Annotated[int, typer.Option(min=1, help="Problems per task.")] = 40,
+    count: Annotated[int, typer.Option(min=1, help="Problems per task.")] = 15,
+    few: Annotated[int, typer.Option(min=1, help="Of them, for the runs that fill the tail.")] = 3,
     only: Annotated[list[str] | None, typer.Option(help="Systems whose name begins so; may be repeated.")] = None,
     docs: Annotated[Path | None, typer.Option(help="Page to write, and headlines.json beside it.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Compare with the published figures.")] = False,
@@ -222,10 +229,11 @@ def main(
         raise typer.BadParameter("a page holds every system; leave --only or --docs out.")
     before = json.loads(published.read_text(encoding="utf-8")) if check else {}
     model = load_model("tiny")
-    found = measure(chosen, count, model)
+    found = measure(chosen, count, few, model)
     print(*lines(found), sep="\n")
     if docs is not None:
-        note = f"{count} problems of each of {', '.join(TASKS)}; CPU; {date.today().isoformat()}."
+        these = f"{count} problems ({min(few, count)} for the runs that do not stop) of each of {', '.join(TASKS)}"
+        note = f"{these}; {machine()}, {torch.get_num_threads()} threads; {date.today().isoformat()}."
         put(docs, "headlines", [note, "", *lines(found)])
         plain = {name: {link: vars(run) for link, run in runs.items()} for name, runs in found.items()}
         write_whole(docs.with_name("headlines.json"), json.dumps(plain, indent=1) + "\n")

@@ -37,11 +37,12 @@ def test_a_chain_changes_one_thing_at_a_time() -> None:
 
 
 def test_runs_that_headlines_share_are_decoded_once(model: NativeModel) -> None:
-    found = measure(headlines.HEADLINES, 2, model)
+    found = measure(headlines.HEADLINES, 3, 2, model)
     assert found["Fast-dLLM, prefix, 256"]["it stops"] == found["Fast-dLLM, dual, 256"]["it stops"]
     base = found["SchED, 256"]["paper's baseline"]
     assert (base.forwards, base.count) == (2 * 16, 2) and base.over(base, "forwards") == 1
     assert base.tokens > found["Fast-dLLM, dual, 256"]["with the cache"].tokens
+    assert found["SchED, 256"]["it stops"].count == 3 and found["SchED, 256"][headlines.FEW].count == 2
     assert len(headlines.lines(found)) > 2 + len(found)
 
 
