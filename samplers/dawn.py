@@ -71,17 +71,21 @@ class Dawn(Policy):
         assert self.induce is not None and self.low is not None
         slot = torch.arange(attention.received.shape[1], device=sure.device)
         cell = (view.index + attention.prompt[:, None]).clamp(max=len(slot) - 1)  # each cell's slot
-        links = attention.weights >= self.edge
-        links &= (attention.received <= self.sink)[:, None] & (slot != cell[:, :, None])
-
         decided = ~view.masked & (view.index < view.end[:, None]) & view.valid & (sure >= self.strong)
         anchors = (attention.confidence >= self.strong).scatter_reduce(1, cell, decided, "amax")
-        among = links.gather(2, cell[:, None].expand(-1, cell.shape[1], -1)) & view.valid[:, None]  # cell on cell
-        strong = masks & (sure >= self.strong)
-        induced = masks & (sure >= self.induce) & (links & anchors[:, None]).any(-1)
-        near = masks & (among & (strong & induced)[:, None]).any(-1)
-        weak = masks & (sure >= self.low) & ~strong & ~induced & ~near
-        write = strong | induced | _independent(sure, weak, among | among.transpose(1, 2))
+
+        columns = masks.view(torch.uint8).amax(0).nonzero()  # what follows is of open cells alone
+        part = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0)
+        opened, sureness, here = masks[:, part], sure[:, part], cell[:, part]
+        links = attention.weights[:, part] >= self.edge
+        links &= (attention.received <= self.sink)[:, None] & (slot != here[:, :, None])
+        among = links.gather(2, here[:, None].expand(-1, here.shape[1], -1)) & opened[:, None]  # cell on cell
+        strong = opened & (sureness >= self.strong)
+        induced = opened & (sureness >= self.induce) & (links & anchors[:, None]).any(-1)
+        near = (among & (strong & induced)[:, None]).any(-1)
+        weak = opened & (sureness >= self.low) & ~strong & ~induced & ~near
+        write = torch.zeros_like(masks)
+        write[:, part] = strong | induced | _independent(sureness, weak, among | among.transpose(1, 2))
         best_one = best(sure, masks) & ~write.any(-1, keepdim=True)
         return Decision(write | best_one, prediction.token, order=-sure, accepted=write), memory
 

@@ -37,7 +37,9 @@ def row_costs(
         known = _measured.setdefault(model, {})
         if (most, *key) not in known:
             counts = sorted({1, most, *(2**i for i in range(most.bit_length()) if 2**i <= most)})
-            known[(most, *key)] = _between(counts, [_seconds(model, config, size, n, decode) for n in counts])
+            times = [[_seconds(model, config, size, n, decode) for n in counts] for _ in range(TRIES + 1)]
+            # The first round warms up; in turn, so that a machine that slows down or speeds up is fair to all.
+            known[(most, *key)] = _between(counts, [min(tries) for tries in zip(*times[1:], strict=True)])
         return known[(most, *key)]
 
     return costs
@@ -54,7 +56,7 @@ def _between(counts: list[int], seconds: list[float]) -> tuple[float, ...]:
 
 
 def _seconds(model: DenoisingModel, config: GenerationConfig, size: int, canvases: int, decode: Decode) -> float:
-    """The least time of the step behind an opening, with so many canvases per row."""
+    """The time of the step behind an opening, with so many canvases per row."""
     prompt = PROMPT if model.max_length is None else max(1, min(PROMPT, model.max_length - size))
     plain = GenerationConfig(
         max_new_tokens=size,
@@ -66,12 +68,11 @@ def _seconds(model: DenoisingModel, config: GenerationConfig, size: int, canvase
     ids = [(model.mask_id + 1) % model.vocab_size] * prompt
     # One thread of one processor: its own time, which others on the machine do not lengthen.
     alone = model.device.type == "cpu" and torch.get_num_threads() == 1
-    clock, times = time.process_time if alone else time.perf_counter, []
-    for _ in range(TRIES + 1):  # the first one warms up
-        steps = decode(f"freedave:drafts={canvases}", ids, plain)
-        next(steps)
-        began = clock()
-        next(steps, None)
-        times.append(clock() - began)
-        steps.close()  # type: ignore[attr-defined]
-    return min(times[1:])
+    clock = time.process_time if alone else time.perf_counter
+    steps = decode(f"freedave:drafts={canvases}", ids, plain)
+    next(steps)
+    began = clock()
+    next(steps, None)
+    seconds = clock() - began
+    steps.close()  # type: ignore[attr-defined]
+    return seconds

@@ -95,29 +95,34 @@ def by_batch(model: DenoisingModel, task: str, prompts: Sequence[str], block: in
 
 
 def draw(path: Path, chances: dict[str, Chances], batches: list[tuple[int, float, float]]) -> None:
-    """Chance against place in the chain, by task; speed-up against batch size."""
+    """Chance by task and place in the chain; over all tasks with its law; speed-up against batch size."""
     from dllm_decode.filter_training.train import check_plots
 
     check_plots()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    place = np.arange(1, MOST)
-    for name, found in chances.items():
-        whole = name == "all"
-        left.plot(
-            place, found.share, color="#191c21" if whole else "#9aa3b0", lw=2 if whole else 0.8, marker="o" * whole
-        )
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
+    tasks, line, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+    place, names = np.arange(1, MOST), [name for name in chances if name != "all"]
+    shares = np.array([chances[name].share for name in names])
+    tasks.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        if not np.isnan(share):
+            tasks.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color="kw"[int(share > 0.6)])
+    tasks.set_xticks(place - 1, [str(n) for n in place])
+    tasks.set_yticks(range(len(names)), names, fontsize=8)
+    tasks.set(xlabel="place i in the chain", title="drafts that hold, of those tried")
     a, r = chances["all"].law()
-    left.plot(place, a * r ** (place - 1), "--", color="#b3261e", label=f"{a:.2f} · {r:.2f}^(i-1)")
-    left.set(xlabel="place i in the chain", ylabel="share of tried drafts that hold", ylim=(0, 1.02))
+    line.plot(place, chances["all"].share, "o", color="#191c21", label="all tasks")
+    line.plot(place, a * r ** (place - 1), "--", color="#b3261e", label=f"{a:.2f} · {r:.2f}^(i-1)")
+    line.set(xlabel="place i in the chain", ylim=(0, 1.02), title="the same, and its law")
     size, measured, law = zip(*batches, strict=True)
     right.plot(size, measured, "o", color="#191c21", label="measured")
     right.plot(size, law, "--", color="#b3261e", label="f + w · tokens")
-    right.set(xlabel="rows decoded together", ylabel="speed-up of 4 canvases (CPU)", xscale="log", xticks=size)
+    right.axhline(1, color="#9aa3b0", lw=0.8)
+    right.set(xlabel="rows decoded together", xscale="log", ylim=(0, None), title="speed-up of 4 canvases (CPU)")
     right.set_xticks(size, [str(n) for n in size], minor=False)
-    for axes in (left, right):
+    for axes in (line, right):
         axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
 
