@@ -6,6 +6,7 @@ A policy never sees a model, a cache or a prompt; see :mod:`samplers.contract.da
 from __future__ import annotations
 
 from samplers.adablock import AdaBlock, volatility_band
+from samplers.all_but_one import AllButOne
 from samplers.block_quota import BlockQuota
 from samplers.ccd import CCD, CCDDS
 from samplers.content_first import ContentFirst
@@ -53,6 +54,7 @@ __all__ = [
     "AdaBlock",
     "BlockQuota",
     "Composition",
+    "AllButOne",
     "ContentFirst",
     "Credit",
     "Daedal",

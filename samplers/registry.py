@@ -88,6 +88,9 @@ REGISTRY: dict[str, Entry] = {
     ),
     "doubtexit": Entry("samplers.doubt_exit:DoubtExit", "a union bound on wrong cells; in no paper", "eps=4"),
     "contentfirst": Entry("samplers.content_first:ContentFirst", "in no paper", "step=(threshold:threshold=0.4)"),
+    "allbutone": Entry(
+        "samplers.all_but_one:AllButOne", "in no paper", "step=(threshold:threshold=0.4),cells=2,slack=1,doubt=1"
+    ),
     "eosstop": Entry("samplers.eos:EosStop", "early stop at the end of the text"),
     "defereos": Entry("samplers.eos:DeferEos", "LLaDA arXiv 2502.09992"),
 }

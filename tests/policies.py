@@ -42,6 +42,12 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[str]]] = {
     },
     "doubtexit": {"eps": _one_of(0, 0.5, 3.0), "stale": _one_of(True, False)},
     "contentfirst": {"step": _one_of("(threshold:threshold=0.4)", "(topk:k=2)", "(credit:threshold=0.4)")},
+    "allbutone": {
+        "step": _one_of("(threshold:threshold=0.4)", "(topk:k=1)"),
+        "cells": _one_of(2, 4),
+        "slack": _one_of(0.25, 2.0),
+        "doubt": _one_of(0.3, 1.0),
+    },
     "eosstop": {"when": _one_of("settled", "block")},
     "localleap": {"relaxed_threshold": _one_of(0.2, 0.4), "radius": _one_of(1)},
     "adablock": {"delimiters": _one_of("3/4/5"), "delimiter_threshold": _one_of(0.05, 0.3, "inf")},

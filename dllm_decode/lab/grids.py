@@ -15,6 +15,8 @@ TUNING_GRID: dict[str, dict[str, Any]] = {
     "adablock+threshold": {"threshold.threshold": [0.7, 0.8, 0.9]},
     "adablock+localleap": {"localleap.relaxed_threshold": [0.5, 0.75]},
     "contentfirst": {},
+    "allbutone": {},
+    "contentfirst:step=(allbutone)+doubtexit:stale=true": {},
     "contentfirst+doubtexit:stale=true": {"doubtexit.eps": [0.1, 0.15, 0.2]},
     "freedave:step=(threshold)": {"drafts": [2, 4, 8]},
     "freedave:step=(contentfirst)": {"drafts": [4, 8]},
@@ -39,6 +41,7 @@ EXITS = ("", "+doubtexit:stale=true,eps=0.15", "+doubtexit:stale=true,eps=0.2", 
 
 
 def compositions() -> list[str]:
-    """Deciders, plain and with content first, in every frame and beside every exit: singles to quadruples of parts."""
-    plain = [*DECIDERS, *(f"contentfirst:step=({decider})" for decider in DECIDERS)]
+    """Deciders, plain and with content first (and all but one), in every frame and beside every exit."""
+    firsts = [*DECIDERS, *(f"allbutone:step=({decider})" for decider in DECIDERS if decider.startswith("threshold"))]
+    plain = [*DECIDERS, *(f"contentfirst:step=({decider})" for decider in firsts)]
     return [frame.format(decider) + leave for decider, frame, leave in product(plain, FRAMES, EXITS)]
