@@ -99,11 +99,17 @@ def paid(records: Sequence[Record], caches: Sequence[str]) -> list[tuple[str, ..
     return out
 
 
-def bar(model: str, tasks: str, count: int, folder: Path, page: Path) -> None:
+def bar(model: str, tasks: str, count: int, folder: Path, page: Path, processes: int = 1) -> None:
     """Decode the test split with and without the exit, over no and over the dual cache; write the page's table."""
     caches = ("none", "dual")
     policies = [text for decider in DECIDERS.values() for text in (decider, decider + EXIT)]
-    how: dict[str, Any] = {"samples": count, "block_length": BLOCK, "egp": False, "dtype": "float32"}
+    how: dict[str, Any] = {
+        "samples": count,
+        "block_length": BLOCK,
+        "egp": False,
+        "dtype": "float32",
+        "processes": processes,
+    }
     compare(model, policies, tasks, folder, caches=caches, **how)
     goal = f"at most {LOST} points, at least {SAVED} %"
     head = ("decider", "cache", "problems", "accuracy %", "with the exit", "points lost (95 %)",
@@ -143,10 +149,11 @@ def main(
     page: Annotated[Path | None, typer.Option("--bar", help="Page for what the exit saves and loses instead.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="With --bar: problems per task, of the test split.")] = 200,
     out: Annotated[Path, typer.Option(help="With --bar: folder of the run, resumable.")] = Path("runs/doubt"),
+    processes: Annotated[int, typer.Option(min=1, help="With --bar: that decode side by side.")] = 2,
 ) -> None:
     """Measure, print, draw; or decode the test split with and without the exit."""
     if page is not None:
-        bar(model, tasks, samples, out, page)
+        bar(model, tasks, samples, out, page, processes)
         return
     loaded = load_model(model)
     names = task_names(tasks)
