@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +23,37 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (y * cos + y.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
+def turn_(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """:func:`turn` in place, in the tables' dtype; the same numbers."""
+    other = x.roll(x.shape[-1] // 2, -1).mul_(sin)
+    return x.mul_(cos).add_(other)
+
+
 def signed(sin: Tensor) -> Tensor:
     """Sines `[..., D]` with the sign of the other half that they take: the first half's is negated."""
-    sin = sin.clone()
-    sin[..., : sin.shape[-1] // 2].neg_()
-    return sin
+    return sin * _signs(sin.shape[-1], sin.dtype, sin.device)
 
 
-def _side_by_side(q: Tensor, k: Tensor) -> Tensor | None:
-    """`[R, heads + kv_heads, Q, D]`: q and k `[R, Q, heads, D]` of one product, as one view; None = they are not."""
+@cache
+def _signs(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept: gradients may pass through a product with it
+        signs = torch.ones(size, dtype=dtype, device=device)
+        signs[: size // 2] = -1
+    return signs
+
+
+def _side_by_side(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
+    """`[R, heads + 2 * kv_heads, Q, D]`: q, k and v `[R, Q, heads, D]` of one product, as one view.
+
+    None = they are not, or gradients are on.
+    """
     (rows, width, heads, size), (a, b, c, d) = q.shape, q.stride()
-    if torch.is_grad_enabled() or k.stride() != q.stride() or k.dtype != q.dtype:
+    if torch.is_grad_enabled() or not q.dtype == k.dtype == v.dtype or not q.stride() == k.stride() == v.stride():
         return None
-    if k.data_ptr() != q.data_ptr() + heads * c * q.element_size() or k.shape[:2] != q.shape[:2]:
+    step = c * q.element_size()
+    if k.data_ptr() != q.data_ptr() + heads * step or v.data_ptr() != k.data_ptr() + k.shape[2] * step:
         return None
-    return q.as_strided((rows, heads + k.shape[2], width, size), (a, c, b, d))
+    return q.as_strided((rows, heads + 2 * k.shape[2], width, size), (a, c, b, d))
 
 
 def attention_weights(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, case: AttentionCase) -> Tensor:
@@ -94,14 +111,20 @@ class Backend(ABC):
             layer: which layer of the cache.
 
         Returns:
-            `[R, Q, heads * D]`; padding tokens hold junk.
+            `[R * Q, heads * D]`; padding tokens hold junk.
         """
-        sin, both = case.once(signed, sin), _side_by_side(q, k)
-        if both is not None:
-            q, k = turn(both, cos, sin).split([case.heads, case.kv_heads], dim=1)
+        sin, joint = case.once(signed, sin), _side_by_side(q, k, v)
+        if joint is not None:
+            q, k, v = joint.split([case.heads, case.kv_heads, case.kv_heads], dim=1)
+            both = joint[:, : case.heads + case.kv_heads]
+            if joint.dtype == cos.dtype:
+                turn_(both, cos, sin)
+            else:
+                q, k = turn(both, cos, sin).split([case.heads, case.kv_heads], dim=1)
         else:
-            q, k = (turn(x.transpose(1, 2), cos, sin) for x in (q, k))
-        return self.attend(q, k, v.transpose(1, 2), case, layer).transpose(1, 2).flatten(2)
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            q, k = turn(q, cos, sin), turn(k, cos, sin)
+        return self.attend(q, k, v, case, layer).transpose(1, 2).reshape(-1, case.heads * case.head_dim)
 
 
 class Sdpa(Backend):

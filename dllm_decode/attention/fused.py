@@ -73,7 +73,7 @@ class _Flash(Backend):
         from dllm_decode.kernels.rotary import rotate_to_cache
 
         q, k, v = rotate_to_cache(q, k, v, cos, sin, case, layer)
-        return self.ready(q, k, v, case, layer).transpose(1, 2).flatten(2)
+        return self.ready(q, k, v, case, layer).transpose(1, 2).flatten(2).flatten(0, 1)
 
     def ready(self, q: Tensor, k: Tensor, v: Tensor, case: AttentionCase, layer: int) -> Tensor:
         """Attend once the cache is written; all ``[R, tokens, heads, D]``, returns ``[R, heads, Q, D]``."""
@@ -196,8 +196,8 @@ class TritonKernel(Backend):
         from dllm_decode.kernels.rotary import rotate_to_cache
 
         if case.branch is not None or case.positions is None or q.shape[1] <= ONE_LAUNCH:
-            return block_attention(q, k, v, cos, sin, case, layer)
+            return block_attention(q, k, v, cos, sin, case, layer).flatten(0, 1)
         q, k, v = rotate_to_cache(q, k, v, cos, sin, case, layer)
         if case.cache is not None:
-            return block_attention(q, None, None, None, None, case, layer)
-        return block_attention(q, k, v, None, None, case, layer)
+            return block_attention(q, None, None, None, None, case, layer).flatten(0, 1)
+        return block_attention(q, k, v, None, None, case, layer).flatten(0, 1)

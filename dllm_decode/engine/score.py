@@ -6,7 +6,7 @@ softmax is there as the ``reference`` precision, for comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 import torch
@@ -19,6 +19,8 @@ from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
 CHUNK_ELEMENTS = 1 << 24
 #: The best of a row of at least ``LONG`` logits is looked for among the best of runs: torch's `argmax` is slow there.
 RUN, LONG = 64, 1 << 12
+#: Logits whose exponentials are summed at a time: they stay in a core's own cache between the passes.
+AT_ONCE = 1 << 18
 
 
 def one_pass(rule: ScoreRule) -> str | None:
@@ -77,8 +79,12 @@ def score(
     scale = 1.0 if plain is not logits else max(rule.temperature, 1e-30)
     token = _propose(drawn, rule, scale, generator, noise)
     proposed = source.gather(1, token[:, None])[:, 0]
-    lse = source.logsumexp(-1) if rule.needs or held is not None or source is not logits else _spent(source)
-    kept_lse = None if kept is None else lse if source is logits else kept.logsumexp(-1)
+    if rule.needs or held is not None or source is not logits:
+        lse = _alike(torch.logsumexp, source)
+    else:  # greedily the highest logit is the proposal's or the mask's
+        greedy = rule.temperature == 0
+        lse = _spent(source, torch.maximum(proposed, source[:, rule.mask_id]) if greedy else source.amax(-1))
+    kept_lse = None if kept is None else lse if source is logits else _alike(torch.logsumexp, kept)
     entropy = _entropy(source, lse) if "entropy" in rule.needs else None
     confidence = (proposed - lse).exp() + 0 * lse  # NaN also under an infinite mask
     return Scores(
@@ -107,10 +113,16 @@ def _argmax(rows: Tensor) -> Tensor:
     return at.gather(1, rows.gather(1, at).argmax(-1, keepdim=True))[:, 0]
 
 
-def _spent(rows: Tensor) -> Tensor:
-    """``[M]``: ``rows.logsumexp(-1)``, in the memory of the rows, which are lost; the same numbers."""
-    highest = rows.amax(-1, keepdim=True)
-    return rows.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
+def _spent(rows: Tensor, highest: Tensor) -> Tensor:
+    """``[M]``: ``rows.logsumexp(-1)``, in the memory of the rows, which are lost; ``highest``: of each, ``[M]``."""
+    few = max(1, AT_ONCE // max(1, rows.shape[1]))
+    sums = [_alike(torch.sum, x.sub_(m[:, None]).exp_()) for x, m in zip(rows.split(few), highest.split(few), strict=True)]
+    return torch.cat(sums).log_().add_(highest)
+
+
+def _alike(reduce: Callable[..., Tensor], rows: Tensor) -> Tensor:
+    """``reduce(rows, -1)``; a lone row as one of two, for several threads would share it and add in another order."""
+    return reduce(rows.expand(2, -1), -1)[:1] if len(rows) == 1 else reduce(rows, -1)
 
 
 def _one_pass(logits: Tensor, rule: ScoreRule, draws: Draws | None, held: Tensor | None) -> Scores:
@@ -179,7 +191,7 @@ def _entropy(logits: Tensor, lse: Tensor) -> Tensor:
     """Nats, ``[M]``: ``-sum p ln p``; suppressed tokens (-inf) weigh nothing."""
     # Not lse - sum p l: far from zero that is a small difference of large numbers.
     surprise = logits - lse[:, None]
-    return (surprise.exp() * -surprise.clamp(min=-1e30)).sum(-1).clamp(min=0)
+    return _alike(torch.sum, surprise.exp() * -surprise.clamp(min=-1e30)).clamp(min=0)
 
 
 def filter_logits(logits: Tensor, top_p: float | None, top_k: int | None, mask_id: int) -> Tensor:

@@ -42,7 +42,7 @@ class KVCache:
         if wrong:
             raise CacheError(f"a KV cache needs every size to be at least 1, got {wrong}.")
         self.layers, self.rows, self.kv_heads, self.slots, self.head_dim = sizes.values()
-        self._lanes: list[tuple[tuple[int, int, int, int], tuple[Tensor, ...]]] = []
+        self._lanes: list[tuple[tuple[int, int, int, int, bool], tuple[Tensor, ...]]] = []
         needed = self.bytes(**sizes, dtype=dtype)
         if data is not None:
             assert data.shape == (layers, 2, rows, kv_heads, slots + 1, head_dim) and data.dtype == dtype
@@ -92,13 +92,17 @@ class KVCache:
         self.data[layer, 0][where] = k.transpose(1, 2).to(self.dtype)
         self.data[layer, 1][where] = v.transpose(1, 2).to(self.dtype)
 
-    def lanes(self, rows: slice, slots: slice) -> tuple[Tensor, ...]:
-        """Views `[R, kv_heads, S, head_dim]` of a span of rows and slots: keys, values of layer 0, of layer 1, ..."""
-        asked = rows.start, rows.stop, slots.start, slots.stop
+    def lanes(self, rows: slice, slots: slice, paired: bool = False) -> tuple[Tensor, ...]:
+        """Views `[R, kv_heads, S, head_dim]` of a span of rows and slots: keys, values of layer 0, of layer 1, ...
+
+        `paired`: `[2, R, kv_heads, S, head_dim]` of layer 0, of layer 1, ...
+        """
+        asked = rows.start, rows.stop, slots.start, slots.stop, paired
         for at, held in self._lanes:  # a block's steps ask for the same
             if at == asked:
                 return held
-        found = self.data[:, :, rows, :, slots].flatten(0, 1).unbind(0)
+        found = self.data[:, :, rows, :, slots]
+        found = (found if paired else found.flatten(0, 1)).unbind(0)
         self._lanes = [(asked, found), *self._lanes[:3]]
         return found
 

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from dllm_decode.interface.inputs import ForwardInput
 
 
+def _pair(k: Tensor, v: Tensor) -> Tensor | None:
+    """`[2, ...]`: keys and values of one product, as one view; None = they are not."""
+    if k.stride() != v.stride() or k.shape != v.shape or k.dtype != v.dtype or not k.is_cpu:
+        return None
+    apart, rest = divmod(v.data_ptr() - k.data_ptr(), k.element_size())
+    if rest or apart <= 0 or k.untyped_storage().data_ptr() != v.untyped_storage().data_ptr():
+        return None
+    return k.as_strided((2, *k.shape), (apart, *k.stride()))
+
+
 @dataclass(frozen=True)
 class AttentionCase:
     """What the queries of one forward may see. A field that is None says "nothing of the kind here".
@@ -108,18 +118,24 @@ class AttentionCase:
             self.cache.write(layer, self.rows, self.write_slots, None, k, v)
             return self.cache.read(layer, self.span or self.rows, self.slots)
         written, held = self._lanes
-        for nth, fresh in ((2 * layer, k), (2 * layer + 1, v)):
-            written[nth].copy_(fresh)
+        if (both := _pair(k, v)) is not None:
+            written[layer].copy_(both)
+        else:
+            for to, fresh in zip(written[layer], (k, v), strict=True):
+                to.copy_(fresh)
         return held[2 * layer], held[2 * layer + 1]
 
     @cached_property
     def _lanes(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None:
-        """Per layer and kind, where one copy stores all fresh tokens, and what is read; None = rows lie apart."""
+        """Per layer, where one copy stores all fresh tokens, and, keys and values apart, what is read.
+
+        None = rows lie apart.
+        """
         if self.span is None or self.start is None:
             return None
         assert self.cache is not None and self.positions is not None
         to = slice(self.start, self.start + self.positions.shape[1])
-        return self.cache.lanes(self.span, to), self.cache.lanes(self.span, slice(0, self.slots))
+        return self.cache.lanes(self.span, to, paired=True), self.cache.lanes(self.span, slice(0, self.slots))
 
     @cached_property
     def consecutive(self) -> bool:

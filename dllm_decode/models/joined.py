@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dllm_decode.models.packed import PackedLinear, PackedRows, can_pack
+from dllm_decode.models.packed import PackedLinear, PackedRows, by_columns, can_pack
 
 
 class JointLinear:
@@ -21,6 +21,8 @@ class JointLinear:
     def __init__(self, product: nn.Module, parts: Sequence[nn.Module], sizes: Sequence[int]) -> None:
         """``product``: `[..., in]` -> `[..., sum(sizes)]`, whose pieces are the outputs of ``parts``."""
         self.product, self.parts, self.sizes = product, tuple(parts), list(sizes)
+        plain = isinstance(product, nn.Linear) and product.bias is None
+        self._columns = product.weight.detach().t() if plain else None  # type: ignore[operator]
 
     def stands_for(self, modules: Sequence[nn.Module]) -> bool:
         """Whether these are still the layers that were joined, over the same memory, and no gradients are wanted.
@@ -33,30 +35,47 @@ class JointLinear:
         if not isinstance(self.product, nn.Linear):
             return True
         # asked now: weights that go to other processes move into shared memory, views and whole together
-        return bool(first.weight.data_ptr() == self.product.weight.data_ptr())  # type: ignore[operator]
+        held = self.product.weight if self._columns is None else self._columns
+        return bool(first.weight.data_ptr() == held.data_ptr())  # type: ignore[operator, union-attr]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts' outputs, views of one tensor."""
-        out: Tensor = self.product(x)
-        return out.split(self.sizes, dim=-1)
+        return self.whole(x).split(self.sizes, dim=-1)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """`[M, in]` -> `[M, sum(sizes)]`: the parts' outputs side by side."""
+        if self._columns is None:
+            out: Tensor = self.product(x)
+            return out
+        return torch.mm(x, self._columns)  # what the layer does, without its way there
 
 
 def join(parent: nn.Module, names: Sequence[str]) -> JointLinear | None:
-    """Join the linear layers of these dotted names, packed where that pays; ``None`` = not plain ones alike."""
+    """Join the linear layers of these dotted names, packed where that pays; ``None`` = not plain ones alike.
+
+    One alone is its own product, over small weights on a CPU, where the way to it costs.
+    """
     linears = [parent.get_submodule(name) for name in names]
-    if len(linears) < 2 or any(type(linear) is not nn.Linear for linear in linears):
+    if any(type(linear) is not nn.Linear for linear in linears):
         return None
     weights = [linear.weight for linear in linears if isinstance(linear.weight, Tensor)]
     biases = [linear.bias for linear in linears if isinstance(linear.bias, Tensor)]
     if len({(w.dtype, w.device, w.shape[1]) for w in weights}) > 1 or len(biases) not in (0, len(linears)):
         return None
     sizes = [len(weight) for weight in weights]
+    if len(linears) == 1:
+        if weights[0].device.type != "cpu" or can_pack(weights[0]):
+            return None
+        linears[0].weight.data = by_columns(weights[0])  # type: ignore[union-attr, operator]
+        return JointLinear(linears[0], linears, sizes)
     with torch.no_grad():
         whole = nn.Linear(weights[0].shape[1], sum(sizes), bias=bool(biases), device="meta")
         for name, pieces in (("weight", weights), ("bias", biases)):
             if not pieces:
                 continue
             joint = torch.cat([piece.detach() for piece in pieces])
+            if joint.dim() > 1 and not can_pack(joint):
+                joint = by_columns(joint)
             setattr(whole, name, nn.Parameter(joint, requires_grad=False))
             for piece, view in zip(pieces, joint.split(sizes), strict=True):
                 piece.data = view

@@ -184,16 +184,16 @@ class Block(nn.Module):
         self._mlp = attrgetter(*names.mlp) if inner else None
         self._mixture = attrgetter(names.mixture) if mixture is not None else None
         self.order = rotary_order(self.head_dim, config.rotary_dim)
-        self._joinable = names.qkv, names.mlp[:2] if inner else ()
-        self._joint: list[JointLinear | None] = [None, None]
+        self._joinable = names.qkv, names.mlp[:2] if inner else (), (names.output,), names.mlp[2:] if inner else ()
+        self._joint: list[JointLinear | None] = [None] * 4
 
     def join(self) -> None:
         """Make one product of q, k and v, and one of gate and up; for inference, once the weights are in place."""
-        self._joint = [join(self, names) for names in self._joinable]
+        self._joint = [join(self, names) if names else None for names in self._joinable]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Block:
         """Weights that move to another device or dtype part again."""
-        self._joint = [None, None]
+        self._joint = [None] * 4
         super()._apply(*args, **kwargs)
         return self
 
@@ -219,26 +219,32 @@ class Block(nn.Module):
         q, k, v = self._project(h, cos.shape[2])
         if watch is not None:  # first: a backend may overwrite q and k
             watch.maps.append(attention_weights(q, k, cos, sin, case))
-        mixed = backend.mix(q, k, v, cos, sin, case, layer).flatten(0, 1)
+        mixed = backend.mix(q, k, v, cos, sin, case, layer)
         if cells is not None:  # from here on every token is on its own
             x, mixed = x[cells], mixed[cells]
-        x, h = add_norm(x, self._output(self)(mixed), mlp_norm)
+        x, h = add_norm(x, self._alone(2, self._output(self), mixed), mlp_norm)
         out = None if self._mixture is None else self._mixture(self)(h)
         if self._mlp is not None:
             gate, up, down = self._mlp(self)
             joint = self._joint[1]
             both = joint(h) if joint is not None and joint.stands_for((gate, up)) else (gate(h), up(h))
-            dense = down(gated(*both))
+            dense = self._alone(3, down, gated(*both))
             out = dense if out is None else out + dense
         assert out is not None
         return x, out
+
+    def _alone(self, place: int, layer: nn.Module, x: Tensor) -> Tensor:
+        """`layer(x)`, the short way if there is one."""
+        joint = self._joint[place]
+        out: Tensor = joint.whole(x) if joint is not None and joint.stands_for((layer,)) else layer(x)
+        return out
 
     def _project(self, h: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values `[R, Q, heads or kv_heads, head_dim]`, Q = `width`, ready to be rotated."""
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         parts, joint = [part(self) for part in self._qkv], self._joint[0]
         if joint is not None and joint.stands_for(parts):
-            said: Sequence[Tensor] = [joint.product(h)]
+            said: Sequence[Tensor] = [joint.whole(h)]
         else:
             said = [part(h) for part in parts]
         said = [x.view(len(h) // width, width, -1, self.head_dim) for x in said]

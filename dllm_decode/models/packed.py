@@ -2,7 +2,9 @@
 
 `F.linear` in fp32 repacks a large weight in every call with a few rows, which is most of the time of an output head,
 and takes other paths for other numbers of rows: a row's result depends on its batch. Over packed weights (oneDNN's
-reordered format) the product is up to four times as fast, and a row gets the same result in any batch.
+reordered format) the product is up to four times as fast, and a row gets the same result in any batch.  A small
+weight keeps its type and place but lies by columns: over rows of up to a few dozen tokens that is up to twice as fast,
+and results no longer depend on the batch from two rows on (by rows: from sixteen).
 """
 
 from __future__ import annotations
@@ -78,10 +80,18 @@ def can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
+def by_columns(weight: Tensor) -> Tensor:
+    """The same `[out, in]` with its columns one after the other; as it is where that is no gain."""
+    if type(weight) not in (Tensor, nn.Parameter) or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return weight
+    return weight.detach().t().contiguous().t()
+
+
 def pack_linears(module: nn.Module) -> int:
     """Replace every large linear layer inside a module by its packed form, one by one; returns how many.
 
-    The old weight is let go before the next is packed, so that at most one layer is held twice.
+    The old weight is let go before the next is packed, so that at most one layer is held twice.  Small ones are laid
+    out by columns (those of a joint product lie so already).
     """
     count = 0
     for parent in [m for m in module.modules() if not isinstance(m, nn.Linear)]:
@@ -89,4 +99,6 @@ def pack_linears(module: nn.Module) -> int:
             if can_pack(getattr(parent, name).weight):
                 setattr(parent, name, PackedLinear(getattr(parent, name)))
                 count += 1
+            elif getattr(parent, name).weight.is_contiguous():
+                getattr(parent, name).weight.data = by_columns(getattr(parent, name).weight)
     return count

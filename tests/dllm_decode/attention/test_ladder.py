@@ -100,7 +100,7 @@ def test_flash_kernels_get_what_they_want(name: str, launch: bool, drawn: tuple[
         for backend in (BACKENDS["reference"], BACKENDS[name]):
             if inp.cache is not None:
                 inp.cache.data.copy_(torch.randn(inp.cache.data.shape, generator=generator.manual_seed(seed)))
-            outs.append(backend.mix(q.clone(), k.clone(), v, cos, sin, case, 1))
+            outs.append(backend.mix(q.clone(), k.clone(), v, cos, sin, case, 1).unflatten(0, (rows, width)))
     real = torch.arange(width) < inp.queries[:, None]
     torch.testing.assert_close(outs[1][real], outs[0][real], atol=1e-5, rtol=0)
 

@@ -188,3 +188,18 @@ def test_long_rows_are_scored_as_torch_reads_them(seed: int, size: int, rounded:
     assert torch.equal(got.token, without.argmax(-1))
     top = logits.gather(1, got.token[:, None])[:, 0]
     assert torch.equal(got.confidence, (top - logits.logsumexp(-1)).exp())
+
+
+@pytest.mark.parametrize("needs", [frozenset(), frozenset({"entropy"})])
+def test_a_lone_cell_is_scored_as_among_others_on_several_threads(needs: frozenset[str]) -> None:
+    """Threads share a lone long row, and would add in another order."""
+    logits, threads = torch.randn(3, 1 << 17, generator=torch.Generator().manual_seed(0)) * 3, torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = score(logits.clone(), ScoreRule(MASK, needs=needs))
+        for i in range(3):
+            alone = score(logits[i : i + 1].clone(), ScoreRule(MASK, needs=needs))
+            assert alone.confidence.equal(together.confidence[i : i + 1])
+            assert alone.entropy is None or alone.entropy.equal(together.entropy[i : i + 1])
+    finally:
+        torch.set_num_threads(threads)

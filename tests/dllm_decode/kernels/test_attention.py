@@ -64,7 +64,7 @@ def both(
     case, twin = (AttentionCase.of(x, heads, kv_heads, size) for x in (inp, other))
     assert torch.is_grad_enabled() is False and BACKENDS["triton"].supports(case, dtype, DEVICE) is None
     got = block_attention(q.clone(), k.clone(), v, cos, sin, case, 1, tiles)
-    expected = BACKENDS["reference"].mix(q, k, v, cos, sin, twin, 1)
+    expected = BACKENDS["reference"].mix(q, k, v, cos, sin, twin, 1).view_as(got)
     return got, expected, inp.cache, other.cache
 
 
@@ -121,7 +121,7 @@ def test_every_backend_that_runs_here_equals_reference(
         case = AttentionCase.of(own, heads, kv_heads, size)
         if backend.supports(case, dtype, DEVICE) is not None:
             return
-        outs.append(backend.mix(q, k, v, cos, sin, case, 1))
+        outs.append(backend.mix(q, k, v, cos, sin, case, 1).unflatten(0, q.shape[:2]))
         caches.append(own.cache)
     agree(inp, outs[0], outs[1], dtype)
     if caches[0] is not None and caches[1] is not None:
@@ -211,11 +211,11 @@ def test_wide_forwards_rotate_in_a_launch_of_their_own(cached: bool, monkeypatch
         cache.data.zero_()
     cos, sin = rotary_tables(inp.positions, size, 100.0)
     case = AttentionCase.of(inp, 4, 2, size)
-    expected = BACKENDS["reference"].mix(q, k, v, cos, sin, case, 0)
+    expected = BACKENDS["reference"].mix(q, k, v, cos, sin, case, 0).unflatten(0, q.shape[:2])
     kept = None if cache is None else cache.data.clone()
     if cache is not None:
         cache.data.zero_()
-    got = BACKENDS["triton"].mix(q.clone(), k.clone(), v, cos, sin, case, 0)
+    got = BACKENDS["triton"].mix(q.clone(), k.clone(), v, cos, sin, case, 0).view_as(expected)
     agree(inp, got, expected, torch.float16)
     if cache is not None and kept is not None:
         assert torch.equal(cache.data[..., :width, :], kept[..., :width, :])

@@ -38,7 +38,7 @@ def test_the_same_numbers_over_the_same_memory(family: str) -> None:
             parameter.mul_(0.5)
     halved = logits(model, inp)
     for block in model.module._parts(model.module)[1]:
-        block._joint = [None, None]
+        block._joint = [None] * 4
     torch.testing.assert_close(logits(model, inp), halved, atol=1e-6, rtol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_it_steps_aside(family: str) -> None:
         assert not joint.stands_for([wrapped, *parts[1:]])
     logits(model, inp)
     model.module.double()
-    assert block._joint == [None, None] and logits(model, inp).dtype == torch.float64
+    assert block._joint == [None] * 4 and logits(model, inp).dtype == torch.float64
 
 
 def test_a_loaded_checkpoint_is_saved_as_it_was(tmp_path: Path) -> None:

@@ -68,3 +68,17 @@ def test_what_stays_as_it_is() -> None:
     holder = nn.Sequential(linear)
     assert pack_linears(holder) == 0 and holder[0] is linear
     torch.testing.assert_close(holder(torch.ones(1, 4)), F.linear(torch.ones(1, 4), linear.weight, linear.bias))
+
+
+@needs_packing
+@given(rows=st.integers(2, 70), first=st.integers(0, 8))
+@torch.no_grad()
+def test_over_columns_too(rows: int, first: int) -> None:
+    """A small weight laid out by columns: the same numbers in place, and of two rows or more in any batch."""
+    torch.manual_seed(0)
+    linear, x = nn.Linear(128, 384, bias=False), torch.randn(80, 128, generator=torch.Generator().manual_seed(1))
+    before, weight = linear(x), linear.weight.clone()
+    assert pack_linears(nn.Sequential(linear)) == 0
+    assert torch.equal(linear.weight, weight) and linear.weight.stride() == (1, 384)
+    torch.testing.assert_close(linear(x), before, atol=1e-6, rtol=1e-5)
+    assert torch.equal(linear(x[first : first + rows]), linear(x)[first : first + rows])
