@@ -205,7 +205,7 @@ class Rows:
             block_length: default cells per block; a part may change it on the opening prediction.
             grid: where the blocks of a block-causal model lie.
         """
-        if not bool(done.any()):
+        if not any(done.tolist()):
             return
         index = torch.arange(masked.shape[1], device=masked.device)
         first = torch.where(some(masked), masked.view(torch.uint8).argmax(-1), self.length)

@@ -107,10 +107,12 @@ class Forwarder:
     ) -> Prediction:
         """Forward a plain layout and score ``wanted`` (and the shadow twins)."""
         at = row, cell = wanted.nonzero(as_tuple=True)
-        slot = cell + group.offset[row]
+        starts, wide = layout.starts or layout.positions[:, 0].tolist(), layout.tokens.shape[1]
+        begins = torch.tensor([i * wide - start for i, start in enumerate(starts)], device=wanted.device)
         if self.model.shift:
-            slot = (slot - self.model.shift).clamp_(min=0)
-        cells = slot - layout.positions[row, 0] + row * layout.tokens.shape[1]
+            cells = (cell + group.offset[row] - self.model.shift).clamp_(min=0) + begins[row]
+        else:
+            cells = cell + (group.offset + begins)[row]
         marks, size = [wanted], len(cells)
         if shadow is not None:
             # The k-th twin of a row stands k columns behind its last plain one.
@@ -282,12 +284,12 @@ class Forwarder:
     @staticmethod
     def _spread(scores: Scores, part: slice, where: Tensor, at: tuple[Tensor, ...], view: View) -> Prediction:
         """Put the scores of the cells at ``where``, whose rows and indices are ``at``, in generation coordinates."""
-        whole = part == slice(0, len(scores.token))
+        whole, flat = part == slice(0, len(scores.token)), at[0] * where.shape[1] + at[1]
 
         def spread(values: Tensor | None) -> Tensor | None:
             if values is None:
                 return None
-            return values.new_zeros(where.shape).index_put_(at, values if whole else values[part])
+            return values.new_zeros(where.numel()).scatter_(0, flat, values if whole else values[part]).view_as(where)
 
         def taken(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[part]
@@ -306,7 +308,7 @@ class Forwarder:
             logsumexp=taken(scores.logsumexp),
             held=spread(scores.held),
             probs=taken(scores.probs),
-            cells=None if scores.logits is scores.probs is None else at[0] * where.shape[1] + at[1],
+            cells=None if scores.logits is scores.probs is None else flat,
         )
 
 

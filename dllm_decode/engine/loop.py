@@ -80,6 +80,7 @@ class Batch:
         self.traces: list[Trace | None] = [None] * places
         self.generators: list[torch.Generator | None] = [None] * places
         self.spent: Counter[str] = Counter()
+        self._waited = False  # a row may have waited
         self._seen: View | None = None  # what the last step left, if it was of all places
         self.on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
 
@@ -151,7 +152,8 @@ class Batch:
         memory = self.memory if everyone else map_rows(self.memory, lambda x: x.index_select(0, ids))
         view = self._recalled(group, places)
         steps = group.block_step.tolist()
-        opening, early = group.block_step == 0, group.block_step <= 0
+        opening = group.block_step == 0
+        early = opening if min(steps) >= 0 else group.block_step <= 0
         query = None if min(steps) < 0 else policy.query(view, memory)
         if query is not None and query.canvases is not None:
             self._refuse_drafts(opening)
@@ -201,7 +203,8 @@ class Batch:
         if policy.revises or decision.hold is not None:
             moves = early if decision.reopen is None else early & ~decision.reopen
             self._count_waits(group, after, moves | grown)
-        else:  # it has netted a commit; how many masks are left is only counted where it may not
+            self._waited = True
+        elif self._waited:  # it has netted a commit; how many masks are left is only counted where it may not
             group.fewest, group.waited = group.length, torch.zeros_like(group.waited)
         done = ~after.waiting
         if decision.hold is not None:
@@ -286,7 +289,8 @@ class Batch:
         if self.policy.revises or decision.hold is not None or decision.insert is not None:
             group.slots = group.slots.clone()  # what is still to come may refuse the step
         group.write(decision.cells, decision.written)
-        group.moved = torch.zeros_like(group.live)
+        if self.policy.starts is not None:
+            group.moved = torch.zeros_like(group.live)
         if decision.length is not None:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)
@@ -294,4 +298,4 @@ class Batch:
             group.insert(decision.insert, self.config.block_length, self.model.mask_id)
             if bool(group.moved.any()):
                 memory = self.policy.move(view, memory, decision.insert.source(self.width))
-        return memory, group.moved.clone()
+        return memory, group.moved

@@ -53,11 +53,10 @@ class Reach:
 
     def span(self, group: Rows, view: View, full: bool) -> tuple[Tensor, Tensor]:
         """Long ``[R]`` twice: first slot of the forward and the one after its last."""
-        whole = group.offset + group.length
         if self.grid is not None:
             return self.grid.span(group)
         if full:
-            return torch.zeros_like(whole), whole
+            return torch.zeros_like(group.offset), group.offset + group.length
         start, end = group.offset + group.start, group.offset + group.end
         if self.shift:
             # A shifted model scores cell s from slot s - 1: forward that too if the block's first cell was still owed
@@ -70,10 +69,10 @@ class Reach:
             opening, reach = group.block_step == 0, self.config.refresh_window
             stale = torch.minimum(group.offset + group.opened, start - reach)
             start = torch.where(opening, stale.clamp(min=0), start)
-            end = torch.where(opening, torch.minimum(end + reach, whole), end)
+            end = torch.where(opening, torch.minimum(end + reach, group.offset + group.length), end)
         if self.policy.starts is not None:  # what has moved is forwarded again
-            end = torch.where(group.moved, whole, end)
-        return start, end if self.cache == "dual" else whole
+            end = torch.where(group.moved, group.offset + group.length, end)
+        return start, end if self.cache == "dual" else group.offset + group.length
 
     def scored(self, group: Rows, view: View, opening: Tensor, window: tuple[Tensor, Tensor] | None) -> Tensor:
         """Bool ``[R, G]``: cells whose logits the policy wants from this forward, and can have.

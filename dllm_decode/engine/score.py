@@ -116,7 +116,9 @@ def _argmax(rows: Tensor) -> Tensor:
 def _spent(rows: Tensor, highest: Tensor) -> Tensor:
     """``[M]``: ``rows.logsumexp(-1)``, in the memory of the rows, which are lost; ``highest``: of each, ``[M]``."""
     few = max(1, AT_ONCE // max(1, rows.shape[1]))
-    sums = [_alike(torch.sum, x.sub_(m[:, None]).exp_()) for x, m in zip(rows.split(few), highest.split(few), strict=True)]
+    sums = [
+        _alike(torch.sum, x.sub_(m[:, None]).exp_()) for x, m in zip(rows.split(few), highest.split(few), strict=True)
+    ]
     return torch.cat(sums).log_().add_(highest)
 
 

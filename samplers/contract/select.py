@@ -10,8 +10,8 @@ from samplers.contract.data import Decision, Prediction
 from samplers.contract.view import WIDE
 
 
-def best(score: Tensor, where: Tensor) -> Tensor:
-    """Bool ``[B, G]``: the one highest-scored cell of each row among ``where`` (none if ``where`` is empty)."""
+def _first(score: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Long and bool ``[B, 1]``: the highest-scored cell of each row among ``where``, and whether there is one."""
     first = 0
     if where.shape[1] > WIDE:  # the few columns that have such a cell
         some = where.view(torch.uint8).amax(0).nonzero()
@@ -21,8 +21,14 @@ def best(score: Tensor, where: Tensor) -> Tensor:
     else:
         inside = where
     # The clamp keeps a cell whose own score is -inf above the cells outside.
-    top = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~inside, -torch.inf).argmax(-1, keepdim=True)
-    return torch.zeros_like(where).scatter_(1, top + first if first else top, True) & where
+    top = torch.where(inside, score.clamp(min=torch.finfo(score.dtype).min), -torch.inf).argmax(-1, keepdim=True)
+    return (top + first if first else top), inside.gather(1, top)
+
+
+def best(score: Tensor, where: Tensor) -> Tensor:
+    """Bool ``[B, G]``: the one highest-scored cell of each row among ``where`` (none if ``where`` is empty)."""
+    cell, there = _first(score, where)
+    return torch.zeros_like(where).scatter_(1, cell, there)
 
 
 def rank(score: Tensor, where: Tensor) -> Tensor:
@@ -56,7 +62,8 @@ def commit(chosen: Tensor, prediction: Prediction, score: Tensor | None = None) 
     """
     score = prediction.confidence if score is None else score
     accepted = chosen & prediction.open
-    write = accepted | best(score, prediction.open)
+    cell, there = _first(score, prediction.open)
+    write = accepted.scatter(1, cell, there)  # a row without an open cell has none accepted either
     return Decision(write, prediction.token, order=-score, accepted=accepted)
 
 
