@@ -21,6 +21,7 @@ from dllm_decode.cli.common import (
     Dtype,
     ModelName,
     PolicyText,
+    Quantize,
     Seed,
     Temperature,
     check_batch_size,
@@ -99,6 +100,7 @@ def run(
     stale_after: Stale = 60.0,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     merged: Annotated[
         Path | None, typer.Option("--merge", help="Also write the answers to this file, .jsonl or .parquet.")
     ] = None,
@@ -130,7 +132,7 @@ def run(
         check_cache(cache)
         check_policy(policy)
         mark = checkpoint_fingerprint(model)
-    settings = JobSettings(model, dtype, mark, policy, cache, config.to_dict(), chat)
+    settings = JobSettings(model, dtype, mark, policy, cache, config.to_dict(), chat, quantize)
     if source.suffix == ".parquet":
         lines = out.with_name(out.name + ".input.jsonl")  # beside the job, whose folder must be new
         if not lines.exists():
@@ -140,7 +142,7 @@ def run(
     if not there:
         from dllm_decode.jobs.worker import Decoder
 
-        decoder = Decoder(load(model, device, dtype), settings, batch_size)
+        decoder = Decoder(load(model, device, dtype, quantize), settings, batch_size)
     manifest, resumed = _prepared(source, out, settings, shard_lines, decoder)
     job = JobFolder.open(out, stale_after)
     what, again = ("going on with", f", {len(job.finished())} finished") if resumed else ("made", "")
@@ -251,7 +253,7 @@ def _work(
     if checkpoint_fingerprint(settings.model) != settings.fingerprint:
         raise DllmError(f"the checkpoint {settings.model!r} is not the one that the job was made with; put it back.")
     if decoder is None:
-        decoder = Decoder(load(settings.model, device, settings.dtype), settings, batch_size)
+        decoder = Decoder(load(settings.model, device, settings.dtype, settings.quantize), settings, batch_size)
     worker = Worker(job, decoder, max_errors)
     with nullcontext(lambda: None) if quiet else _bar(job) as told:
         worker.run(on_part=lambda shard: told())

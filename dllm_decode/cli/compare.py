@@ -20,6 +20,7 @@ from dllm_decode.cli.common import (
     Device,
     Dtype,
     ModelName,
+    Quantize,
     Split,
     Temperature,
     label_text,
@@ -101,6 +102,7 @@ def compare(
     processes: Processes = 1,
     device: Device = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare policies, with intervals, bounds, tables and a report; run it again to go on where it stopped."""
@@ -126,6 +128,7 @@ def compare(
             processes=processes,
             device=device,
             dtype=dtype,
+            quantize=quantize,
         )
     from dllm_decode.lab.tables import left_out
 

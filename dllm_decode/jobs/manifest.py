@@ -30,7 +30,7 @@ class JobSettings:
     """What the answers depend on beside the input; a line may override the last four.
 
     Attributes:
-        model: name or folder, as for :func:`load_model`. ``dtype``: as there.
+        model: name or folder, as for :func:`load_model`. ``dtype``, ``quantize``: as there.
         fingerprint: of the checkpoint's files.
         policy, cache: as of :class:`DiffusionSampler`. ``config``: fields of :class:`GenerationConfig`.
         chat: put text prompts in the model's template; ``None`` = if it has one.
@@ -43,6 +43,7 @@ class JobSettings:
     cache: str = "none"
     config: dict[str, Any] = field(default_factory=lambda: GenerationConfig().to_dict())
     chat: bool | None = None
+    quantize: str | None = None
 
 
 @dataclass(frozen=True)

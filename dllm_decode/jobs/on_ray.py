@@ -33,7 +33,7 @@ class ShardActor:
 
         self.job = JobFolder.open(Path(path), stale_after)
         settings = self.job.manifest.settings
-        model = load_model(settings.model, dtype=settings.dtype, device=device)
+        model = load_model(settings.model, dtype=settings.dtype, device=device, quantize=settings.quantize)
         self.worker = Worker(self.job, Decoder(model, settings, batch_size))
 
     def ready(self) -> str:

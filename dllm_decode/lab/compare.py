@@ -36,6 +36,7 @@ def compare(
     grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
     processes: int = 1,
@@ -54,6 +55,7 @@ def compare(
         grid: policies over ranges of parameters, or the YAML file of them; see :func:`~dllm_decode.lab.points.expand`.
         device: where to load the model.
         dtype: in which precision.
+        quantize: how to quantise its matrices, as for :func:`~dllm_decode.models.load_model`.
         quiet: no progress bar.
         on_batch: called with (samples done, samples in all).
         processes: that decode side by side; see :func:`~dllm_decode.lab.runner.run`.
@@ -72,8 +74,8 @@ def compare(
     chosen = policies or (() if grid is not None else DEFAULT_POLICIES)
     comparison = plan(name, chosen, tasks, grid=grid, **setting)
     loaded = None if isinstance(model, str) else model
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "quiet": quiet, "processes": processes}
-    how["lenient"] = lenient or chosen is DEFAULT_POLICIES
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "quantize": quantize, "quiet": quiet}
+    how |= {"processes": processes, "lenient": lenient or chosen is DEFAULT_POLICIES}
     records = run(comparison, out, loaded, on_batch=on_batch, **how)
     summary = summarise(read_setting(Path(out)), records)
     write_tables(out, summary)

@@ -134,6 +134,7 @@ def run(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     quiet: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
     processes: int = 1,
@@ -147,6 +148,7 @@ def run(
         model: the loaded model, if the caller has it; else ``comparison.model`` is loaded.
         device: where to load it.
         dtype: in which precision.
+        quantize: how to quantise its matrices, as for :func:`~dllm_decode.models.load_model`; in one process.
         quiet: no bar.
         on_batch: called with (samples done, samples in all) after every share.
         processes: that decode side by side on a CPU, sharing its threads: several single-threaded ones are faster than
@@ -164,9 +166,12 @@ def run(
     folder = Path(folder)
     if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
         raise DllmError(f"processes is {processes!r}; give a whole number from 1 up.")
+    if quantize is not None and (processes > 1 or model is not None):
+        why = "processes share plain weights only" if processes > 1 else "the model is loaded already"
+        raise DllmError(f"quantize is {quantize!r}, but {why}; leave one of the two out.")
     refuse_other(folder, comparison.to_dict())
     if model is None and not all(is_oracle(task) for task in comparison.tasks):
-        model = load_model(comparison.model, dtype=dtype, device=device)
+        model = load_model(comparison.model, dtype=dtype, device=device, quantize=quantize)
     if processes > 1 and model is not None and model.device.type != "cpu":
         raise DllmError(f"processes is {processes}, but the model is on {model.device}; several share a CPU only.")
     here = [point.policy for point in comparison.points if "__main__:" in point.policy]
@@ -181,6 +186,8 @@ def run(
     threads = read_setting(folder).get("threads") if (folder / NAME).exists() else None
     threads = threads or max(1, torch.get_num_threads() // processes)
     described = {**_describe(comparison, model), **surroundings(), "left_out": left_out}
+    if quantize is not None:
+        described["dtype"] += f", {quantize} matrices"
     keep_setting(folder, {**comparison.to_dict(), **described, "threads": threads, "processes": processes})
     with Journal(folder) as journal:
         if processes == 1:
