@@ -79,8 +79,7 @@ class Batch:
         self.requests: list[Request | None] = [None] * places
         self.traces: list[Trace | None] = [None] * places
         self.generators: list[torch.Generator | None] = [None] * places
-        self.spent: Counter[str] = Counter()
-        self._waited = False  # a row may have waited
+        self.spent, self._waited = Counter[str](), False  # the second: a row may have waited
         self._seen: View | None = None  # what the last step left, if it was of all places
         self.on_prediction: Callable[[Sequence[int], View, Prediction], None] | None = None
 

@@ -101,8 +101,8 @@ class KVCache:
         for at, held in self._lanes:  # a block's steps ask for the same
             if at == asked:
                 return held
-        found = self.data[:, :, rows, :, slots]
-        found = (found if paired else found.flatten(0, 1)).unbind(0)
+        part = self.data[:, :, rows, :, slots]
+        found = (part if paired else part.flatten(0, 1)).unbind(0)
         self._lanes = [(asked, found), *self._lanes[:3]]
         return found
 

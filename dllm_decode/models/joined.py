@@ -36,7 +36,7 @@ class JointLinear:
             return True
         # asked now: weights that go to other processes move into shared memory, views and whole together
         held = self.product.weight if self._columns is None else self._columns
-        return bool(first.weight.data_ptr() == held.data_ptr())  # type: ignore[operator, union-attr]
+        return bool(first.weight.data_ptr() == held.data_ptr())  # type: ignore[operator]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts' outputs, views of one tensor."""
@@ -66,7 +66,7 @@ def join(parent: nn.Module, names: Sequence[str]) -> JointLinear | None:
     if len(linears) == 1:
         if weights[0].device.type != "cpu" or can_pack(weights[0]):
             return None
-        linears[0].weight.data = by_columns(weights[0])  # type: ignore[union-attr, operator]
+        linears[0].weight.data = by_columns(weights[0])
         return JointLinear(linears[0], linears, sizes)
     with torch.no_grad():
         whole = nn.Linear(weights[0].shape[1], sum(sizes), bias=bool(biases), device="meta")

@@ -86,6 +86,14 @@ def test_wrong_numbers_are_refused(tmp_path, processes, message):
     assert not (tmp_path / "new").exists()
 
 
+def test_quantised_weights_are_loaded_here_for_one_process(tmp_path):
+    with pytest.raises(DllmError, match="quantize is 'int8', but processes share plain weights only"):
+        run(plan("tiny", [], "copy", samples=1), tmp_path / "new", processes=2, quantize="int8")
+    with pytest.raises(DllmError, match="the model is loaded already"):
+        run(plan("hesitant", [], "copy", samples=1), tmp_path / "new", hesitant(), quantize="int8")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_model_that_cannot_be_sent_is_refused(tmp_path):
     with pytest.raises(DllmError, match="model 'hesitant' cannot be sent to other processes .*; use one process"):
         run(plan("hesitant", [], "copy", samples=1), tmp_path, hesitant(), quiet=True, processes=2)
