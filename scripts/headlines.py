@@ -151,10 +151,10 @@ def measure(chosen: Sequence[Headline], count: int, few: int, model: DenoisingMo
     found = {}
     for line in chosen:
         group = groups[min(line.cells, LONGEST), line.block]
-        ways = {FEW: links(line)["it stops"], **links(line)}
-        first = {name: Run.of(group[way][0]) for name, way in ways.items()}
-        whole = {name: Run.of(group[way][0] + group[way][1]) for name, way in ways.items()}
-        found[line.name] = {name: first[name] if name in (FEW, "paper's system") else whole[name] for name in ways}
+        named = {FEW: links(line)["it stops"], **links(line)}
+        first = {name: Run.of(group[way][0]) for name, way in named.items()}
+        whole = {name: Run.of(group[way][0] + group[way][1]) for name, way in named.items()}
+        found[line.name] = {name: first[name] if name in (FEW, "paper's system") else whole[name] for name in named}
     return found
 
 
@@ -170,7 +170,8 @@ def lines(found: dict[str, dict[str, Run]]) -> list[str]:
             "accuracy of baseline and system, %")  # fmt: skip
     columns = ("cells", "block", "policy", "cache", "stops", "problems", "ms per answer", "forwards",
                "tokens forwarded", "accuracy %")  # fmt: skip
-    ratios, runs = [], {}
+    ratios: list[list[str]] = []
+    runs: dict[tuple[int, int, Way], list[str]] = {}
     for line in HEADLINES:
         if line.name not in found:
             continue

@@ -67,7 +67,7 @@ def picks(records: Sequence[Record], kinds: dict[str, list[str]]) -> dict[str, d
             cell[at] += record[name]
         cell[4] += 1
     policies.pop(EGP.label, None)
-    out = {}
+    out: dict[str, dict[str, Pick]] = {}
     for kind, tasks in kinds.items():
         total = {
             label: [sum(sums[label, task][at] for task in tasks) for at in range(5)]
