@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,11 @@ from dllm_decode.interface.inputs import AttentionWatch, ForwardInput
 from dllm_decode.models.layers import Block, BlockNames, RMSNorm, RotaryMemory, add, add_norm
 from dllm_decode.models.moe import Experts, GroupedRouter, Router
 from dllm_decode.models.packed import pack_linears
+
+
+def _by_rows(module: nn.Module, state: dict[str, Tensor], *args: Any) -> None:
+    """What is saved lies by rows, however `ready` laid it out."""
+    state.update({name: tensor.contiguous() for name, tensor in state.items() if isinstance(tensor, Tensor)})
 
 
 class BidirectionalLM(PreTrainedModel):
@@ -66,6 +71,7 @@ class BidirectionalLM(PreTrainedModel):
         self._parts = attrgetter(*self.model_parts)
         self.attention = "auto"
         self._rotary = RotaryMemory()
+        self.register_state_dict_post_hook(_by_rows)
         self.post_init()
 
     @classmethod
