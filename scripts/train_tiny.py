@@ -66,6 +66,7 @@ class Run:
     compiled: bool
     attention_block: int | None = None
     workers: int = 0
+    drills: str = ""
 
 
 def learning_rate(run: Run, progress: float, step: int) -> float:
@@ -136,7 +137,15 @@ class Trainer:
         shares = run.full_share, run.late_full_share
         name = f"{run.seed}/{self.rank}"
         steps = Steps(
-            name, self.rounds, plan, run.tokens, shares, run.stale_share, run.shots_share, run.attention_block
+            name,
+            self.rounds,
+            plan,
+            run.tokens,
+            shares,
+            run.stale_share,
+            run.shots_share,
+            run.attention_block,
+            parse_emphasis(run.drills),
         ).draw(run.workers, pin=run.device != "cpu")
         while self.progress < 1:
             plan.copy_(self._plan())
@@ -265,6 +274,7 @@ def main(
     floor: Annotated[float, typer.Option(help="least weight of a task in the mix")] = 0.1,
     emphasis: Annotated[str, typer.Option(help="factors of tasks in the mix, such as shuffle=4,lines=2")] = "",
     shots_share: Annotated[float, typer.Option(help="share of rows behind solved problems")] = SHOTS_SHARE,
+    drills: Annotated[str, typer.Option(help="shares of tasks' rows that are look-ups alone, such as trip=0.3")] = "",
     tasks: Annotated[str, typer.Option(help="'all', 'long', 'all,long' or names with commas")] = "all",
     start: Annotated[Path | None, typer.Option(help="weights to start from, instead of nothing")] = None,
     attention_block: Annotated[
@@ -275,6 +285,7 @@ def main(
 ) -> None:
     """Train the bundled model; continues where an interrupted run in WORK stopped."""
     parse_emphasis(emphasis)
+    parse_emphasis(drills)
     parse_tasks(tasks)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = Run(**{key: value for key, value in locals().items() if key in Run.__dataclass_fields__})

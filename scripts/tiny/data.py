@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scripts.tiny.masks import Batch, mask_blocks, mask_rows
-from scripts.tiny.rows import NAMES, SHOTS_SHARE, Row, make_row
+from scripts.tiny.rows import NAMES, SHOTS_SHARE, Row, make_drill, make_row
 
 ROUND = 8  # steps whose rows are drawn together
 
@@ -27,16 +27,20 @@ def batches(
     stale_share: float = 0.0,
     shots_share: float = SHOTS_SHARE,
     block: int | None = None,
+    drills: Mapping[str, float] | None = None,
 ) -> Iterator[list[Batch]]:
     """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
 
     Rows of all the steps are drawn together and sorted by length, so that little is spent on filling; each step
-    gets one batch of short rows and its counterpart of long ones.
+    gets one batch of short rows and its counterpart of long ones.  `drills`: of some tasks, the share of rows that are
+    look-ups alone.
     """
     rows: list[Row] = []
     size = 0
     while size < tokens * steps:
-        rows.append(make_row(rng, rng.choices(NAMES, mix)[0], full_share, shots_share))
+        name = rng.choices(NAMES, mix)[0]
+        drilled = drills is not None and rng.random() < drills.get(name, 0.0)
+        rows.append(make_drill(rng, name) if drilled else make_row(rng, name, full_share, shots_share))
         size += rows[-1].total
     rows.sort(key=lambda row: row.total)
     groups: list[list[Row]] = [[] for _ in range(2 * steps)]
@@ -63,7 +67,7 @@ class Steps(IterableDataset[list[Batch]]):
         plan: fp32 `[1 + tasks]` in shared memory: share of the budget spent, and the weight of each task.
         tokens: per step; doubled in the second half of the budget.
         full_shares: shares of rows on a longer canvas, in the first 60 % of the budget and after it.
-        stale_share, shots_share, block: see `batches`.
+        stale_share, shots_share, block, drills: see `batches`.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Steps(IterableDataset[list[Batch]]):
     stale_share: float
     shots_share: float
     block: int | None
+    drills: dict[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Rounds of `ROUND` steps."""
@@ -94,6 +99,7 @@ class Steps(IterableDataset[list[Batch]]):
                 stale_share=self.stale_share,
                 shots_share=self.shots_share,
                 block=self.block,
+                drills=self.drills,
             )
 
     def draw(self, workers: int, pin: bool) -> Iterator[list[Batch]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from string import ascii_lowercase
 
 from dllm_decode.tasks import TASKS, long_tasks
 from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, SEP_ID, encode
@@ -49,6 +50,25 @@ def _canvas(rng: Random, name: str, content: int, full_share: float) -> int:
     if draw < 0.95 * full_share:
         return max(content, 8 * rng.randint(2, 8))
     return max(content, 8 * rng.randint(8, 64))
+
+
+def make_drill(rng: Random, name: str) -> Row:
+    """Look-ups and nothing else, counted for the task `name`: pairs by letter, then the same in an order asked for.
+
+    What a letter stands for is found by its content; the short tasks never ask for that, and a long answer does it
+    once in a dozen cells, too rarely to be learned from.
+    """
+    keys = rng.sample(ascii_lowercase, rng.randint(3, 12))
+    if numbers := rng.random() < 0.5:
+        pairs = [f"{key}={rng.randint(0, 20)}" for key in keys]  # as programs and days are written
+    else:
+        pairs = [f" {key}>{rng.choice(ascii_lowercase)}" for key in keys]  # as flights are
+    joint = rng.choice(";\n" if numbers else (";", ""))
+    order = rng.sample(range(len(keys)), len(keys))
+    asked = "".join(f" {keys[at]}" if joint else keys[at] for at in order)
+    head = [BOS_ID, *encode(f"set:{joint.join(pairs)}\n{asked}"), SEP_ID]
+    answer = encode((joint or ";").join(pairs[at] for at in order))
+    return Row([*head, *answer, EOS_ID], len(head), NAMES.index(name), -1, len(head) + len(answer) + 1)
 
 
 def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHOTS_SHARE) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from random import Random
 
@@ -16,13 +17,13 @@ from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.models.llada import LLaDA
 from dllm_decode.models.native import NativeModel
 from dllm_decode.tasks import TASKS, long_tasks
-from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, encode
+from dllm_decode.tasks.tokenizer import BOS_ID, EOS_ID, MASK_ID, SEP_ID, decode, encode
 from scripts.tiny.data import batches
 from scripts.tiny.masks import FAR_WEIGHT, SHARES, TAIL_WEIGHT, mask_rows
 from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model
 from scripts.tiny.optim import orthogonalize
-from scripts.tiny.rows import NAMES, make_row
+from scripts.tiny.rows import NAMES, make_drill, make_row
 from scripts.tiny.validate import decode_blocks
 from scripts.train_tiny import Run, Trainer, learning_rate
 
@@ -274,3 +275,29 @@ def test_stale_rows_see_what_a_dual_cache_shows():
     width = stale.tokens.shape[1]
     decoded = torch.stack([seen[int(c) // width][int(c) % width - length] for c in cells])
     torch.testing.assert_close(trained, decoded, atol=1e-5, rtol=1e-5)
+
+
+def test_a_drill_asks_for_each_of_its_pairs():
+    rng = Random(4)
+    for _ in range(30):
+        row = make_drill(rng, "trip")
+        text, answer = decode(row.ids[1 : row.start - 1]), decode(row.ids[row.start : -1])
+        pairs, asked = text.removeprefix("set:").rsplit("\n", 1)
+        found = [pair.strip() for pair in re.split("[;\n]| (?=[a-z]>)", answer) if pair.strip()]
+        assert sorted(found) == sorted(pair.strip() for pair in re.split("[;\n]| (?=[a-z]>)", pairs) if pair.strip())
+        assert [pair[0] for pair in found] == list(asked.replace(" ", "")) and 3 <= len(found) <= 12
+        assert NAMES[row.task] == "trip" and row.total == len(row.ids) and row.ids[-1] == EOS_ID
+
+
+def test_the_share_of_drills_is_as_asked():
+    mix = [float(name == "trip") for name in NAMES]
+    drawn = lambda share: [  # noqa: E731
+        part.tokens[:, 1]
+        for parts in batches(Random(1), torch.Generator().manual_seed(1), mix, 4000, 0.0, drills={"trip": share})
+        for part in parts
+    ]
+    first = encode("set:")[0]
+    assert all((tokens == first).all() for tokens in drawn(1.0))
+    assert not any((tokens == first).any() for tokens in drawn(0.0))
+    share = torch.cat(drawn(0.5)).eq(first).float().mean()
+    assert 0.35 < share < 0.65
