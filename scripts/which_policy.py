@@ -136,7 +136,7 @@ def task_table(found: dict[str, dict[str, Pick]]) -> list[str]:
     """A row per kind."""
     body = []
     for kind, tasks in KINDS.items():
-        names = {"all fourteen": "", "long answers": " (`tiny-long`)"}.get(kind, f" ({', '.join(tasks)})")
+        names = {"all fourteen": "", "long answers": " (`--tasks long`)"}.get(kind, f" ({', '.join(tasks)})")
         row = [f"**{kind}**{names}"]
         for name, unit in (("rows", "per row"), ("forwards", "per forward")):
             pick = found.get(kind, {}).get(name)
@@ -212,7 +212,7 @@ def main(
     """Gather what was measured and write the page."""
     kept = page.with_suffix(".json")
     data: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    for folder in runs or [Path(f"runs/policies-{model}/test") for model in ("tiny", "tiny-long")]:
+    for folder in runs or [Path(f"runs/policies-{model}/test") for model in ("tiny", "long")]:
         try:
             data["tasks"] = {**data.get("tasks", {}), **from_run(folder)}
         except DllmError as error:
