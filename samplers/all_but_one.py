@@ -8,7 +8,9 @@ from samplers.around import Around, add, text_of
 from samplers.contract.data import Decision, Prediction, View
 from samplers.contract.fields import bounded
 from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
 from samplers.contract.select import best
+from samplers.threshold import Threshold
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class AllButOne(Around):
         doubt: the largest that any of them may have.
     """
 
+    step: Policy = Threshold(0.9)
     cells: int = bounded(4, least=2)
     slack: float = bounded(0.25, least=0)
     doubt: float = bounded(0.3, least=0, most=1)

@@ -158,7 +158,7 @@ def test_nothing_of_the_test_split_before_the_choice(tmp_path, monkeypatch):
 
 
 def test_a_tuner_that_peeks_is_stopped(tmp_path, monkeypatch):
-    def peeking(candidates, samples, max_drop, race):
+    def peeking(candidates, samples, max_drop, race, fewest):
         draw("copy", "test", 0, 0, 1)
         raise AssertionError("it could draw a test sample")
 
