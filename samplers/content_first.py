@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from samplers.around import Around, add, text_of
 from samplers.contract.data import Decision, Prediction, View
 from samplers.contract.memory import Memory
+from samplers.contract.policy import Policy
 from samplers.contract.select import best
+from samplers.threshold import Threshold
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class ContentFirst(Around):
     Args:
         step: the decider.
     """
+
+    step: Policy = Threshold(0.9)
 
     def decide(self, view: View, prediction: Prediction, memory: Memory) -> tuple[Decision, Memory]:  # noqa: D102
         decision, memory = self.step.decide(view, prediction, memory)
