@@ -1,6 +1,6 @@
 """``docs/which-policy.md``: which policy to use, by task, prompt, batch, cache and machine, from what was measured.
 
-    python -m scripts.which_policy               # times this machine (three minutes, idle), writes the page
+    python -m scripts.which_policy               # times this machine (some minutes, idle), writes the page
     python -m scripts.which_policy --no-clock    # the page alone; timings stay as ``which-policy.json`` has them
 
 Tasks come from the records of ``scripts.policy_table``, papers from ``headlines.json``, the GPU from the tables of

@@ -107,8 +107,8 @@ class Forwarder:
     ) -> Prediction:
         """Forward a plain layout and score ``wanted`` (and the shadow twins)."""
         at = row, cell = wanted.nonzero(as_tuple=True)
-        starts, wide = layout.starts or layout.positions[:, 0].tolist(), layout.tokens.shape[1]
-        begins = torch.tensor([i * wide - start for i, start in enumerate(starts)], device=wanted.device)
+        rows, wide = layout.tokens.shape
+        begins = torch.arange(0, rows * wide, wide, device=wanted.device) - layout.positions[:, 0]
         if self.model.shift:
             cells = (cell + group.offset[row] - self.model.shift).clamp_(min=0) + begins[row]
         else:

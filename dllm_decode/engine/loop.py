@@ -288,8 +288,7 @@ class Batch:
         if self.policy.revises or decision.hold is not None or decision.insert is not None:
             group.slots = group.slots.clone()  # what is still to come may refuse the step
         group.write(decision.cells, decision.written)
-        if self.policy.starts is not None:
-            group.moved = torch.zeros_like(group.live)
+        group.moved = torch.zeros_like(group.live)
         if decision.length is not None:
             group.length = decision.length
             group.end = torch.minimum(group.end, decision.length)

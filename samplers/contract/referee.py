@@ -52,8 +52,8 @@ def validate(policy: Policy, view: View, decision: Decision) -> None:
     if usual and not policy.revises:  # at a glance
         rows = set(decision.cells[0].tolist())
         served = all(row in rows for row, waits in enumerate(view.waiting.tolist()) if waits)
-        masked = view.masked[decision.cells].tolist()  # and therefore inside the row
-        if served and all(masked) and view.mask_id not in decision.written.tolist():
+        inside = view.masked[decision.cells] & view.valid[decision.cells]
+        if served and bool(inside.all()) and view.mask_id not in decision.written.tolist():
             return
     refuse(write & ~view.valid, "writes a cell outside the row's length")
     revoked = write & (decision.values == view.mask_id)

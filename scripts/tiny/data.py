@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def batches(
     stale_share: float = 0.0,
     shots_share: float = SHOTS_SHARE,
     block: int | None = None,
-    drills: Mapping[str, float] | None = None,
+    drills: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[list[Batch]]:
     """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
 
@@ -39,7 +40,7 @@ def batches(
     size = 0
     while size < tokens * steps:
         name = rng.choices(NAMES, mix)[0]
-        drilled = drills is not None and rng.random() < drills.get(name, 0.0)
+        drilled = rng.random() < drills.get(name, 0.0)
         rows.append(make_drill(rng, name) if drilled else make_row(rng, name, full_share, shots_share))
         size += rows[-1].total
     rows.sort(key=lambda row: row.total)

@@ -56,7 +56,7 @@ def make_drill(rng: Random, name: str) -> Row:
     """Look-ups and nothing else, counted for the task `name`: pairs by letter, then the same in an order asked for.
 
     What a letter stands for is found by its content; the short tasks never ask for that, and a long answer does it
-    once in a dozen cells, too rarely to be learned from.
+    once in a dozen cells, too rarely for a short training.
     """
     keys = rng.sample(ascii_lowercase, rng.randint(3, 12))
     if numbers := rng.random() < 0.5:

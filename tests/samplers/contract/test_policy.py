@@ -200,8 +200,7 @@ def test_what_breaks_the_contract(declared: dict[str, bool], decided: Decision, 
 
 def test_cells_outside_the_row_and_finished_blocks() -> None:
     view, _ = scene([[None, None, 0.5, 0.5]], block=(2, 4))
-    valid = torch.tensor([[True, True, True, False]])
-    short = replace(view, valid=valid, masked=view.masked & valid)
+    short = replace(view, valid=torch.tensor([[True, True, True, False]]))
     with pytest.raises(PolicyError, match=r"Part writes a cell outside the row's length \(row 0, cell 3"):
         validate(reviser(), short, decision([[0, 0, 1, 1]]))
     with pytest.raises(PolicyError, match=r"Part changes a cell of a finished block \(row 0, cell 1"):
