@@ -13,6 +13,7 @@ from dllm_decode.errors import DllmError
 #: Cells per block when nothing says otherwise, everywhere.
 BLOCK_LENGTH = 32
 CACHES = ("none", "prefix", "dual", "block")
+CACHE_DTYPES = ("int8", "fp8")
 HOTTEST = 1e6  #: temperatures above are uniform draws, and overflow
 
 
@@ -44,6 +45,8 @@ class GenerationConfig:
             papers' rule; ``"window"`` = only in the first block). The other opening forwards recompute the finished
             block and ``refresh_window`` cells on either side of the new one: cheaper, and staler.
         refresh_window: see ``refresh``.
+        cache_dtype: ``"int8"`` or ``"fp8"``: keys and values are kept in 8 bits, with a scale per slot and head, which
+            is not exact; for rows whose cache memory does not hold. ``None`` = as the model computes them.
         branches: how draft canvases are forwarded: as extra rows (``"expand"``), as one row with block-diagonal
             visibility (``"tree"``), or ``"auto"`` (tree over a cache, expand without).
         max_wait: forwards in a row that may bring a row's block no nearer to its end before the policy is stopped;
@@ -66,6 +69,7 @@ class GenerationConfig:
     precision: Literal["float32", "reference"] = "float32"
     refresh: int | Literal["window"] = 1
     refresh_window: int = 0
+    cache_dtype: str | None = None
     branches: Literal["auto", "expand", "tree"] = "auto"
     max_wait: int | None = None
 
@@ -100,9 +104,10 @@ class GenerationConfig:
             ("confidence", ("auto", "clean", "filtered")),
             ("precision", ("float32", "reference")),
             ("branches", ("auto", "expand", "tree")),
+            ("cache_dtype", (None, *CACHE_DTYPES)),
         ):
             if getattr(self, name) not in choices:
-                self._refuse(name, "one of " + ", ".join(choices))
+                self._refuse(name, "one of " + ", ".join(map(str, choices)))
         if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in self.suppress_tokens):
             self._refuse("suppress_tokens", "a tuple of token ids")
 

@@ -93,7 +93,8 @@ class Backend(ABC):
             if case.branch is None:
                 k, v = held_k, held_v
             else:
-                k, v = torch.cat([held_k, k.to(held_k.dtype)], dim=2), torch.cat([held_v, v.to(held_v.dtype)], dim=2)
+                kept = case.cache.kept
+                k, v = torch.cat([held_k, kept(k)], dim=2), torch.cat([held_v, kept(v)], dim=2)
         return self(q, k, v, case)
 
     def mix(

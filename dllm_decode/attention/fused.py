@@ -56,6 +56,8 @@ def _any_kernel(case: AttentionCase) -> str | None:
         return "it has no backward pass and gradients are on"
     if case.queries is None:
         return "padding that may stand anywhere needs a mask"
+    if case.cache is not None and not case.cache.in_place:
+        return "the cache holds codes of 8 bits, which it does not read"
     if case.block is not None:
         return "several blocks of a block-causal model at once need a mask"
     return None

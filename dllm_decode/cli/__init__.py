@@ -179,6 +179,7 @@ def for_shell(sentence: str) -> str:
     """An error sentence of the library with Python spellings as options of this program."""
     sentence = sentence.replace("infill=True", "--infill").replace("chat=False", "--raw")
     sentence = re.sub(r"\bcache='none'", "--cache none", sentence)
-    names = "max_new_tokens|block_length|top_p|top_k|batch_size"
+    sentence = re.sub(r"\bcache_dtype='(\w+)'", r"--cache-dtype \1", sentence)
+    names = "cache_dtype|max_new_tokens|block_length|top_p|top_k|batch_size"
     sentence = re.sub(rf"(?<![\w-])({names})(?!\w)", lambda m: "--" + m[1].replace("_", "-"), sentence)
     return re.sub(r"^(temperature|guidance|seed|samples) is", r"--\1 is", sentence)

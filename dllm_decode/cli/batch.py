@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dllm_decode.cli.common import (
     BlockLength,
+    CacheDtype,
     CacheName,
     Device,
     Dtype,
@@ -33,13 +28,10 @@ from dllm_decode.cli.common import (
     stdout,
     write_json,
 )
-from dllm_decode.errors import DllmError
+from dllm_decode.cli.workers import progress_bar, work_here, work_in_processes
 
 if TYPE_CHECKING:
     from dllm_decode.jobs.folder import JobFolder
-
-
-GRACE = 1.5  #: seconds that workers have together to end by themselves
 
 
 class Batch(typer.core.TyperGroup):
@@ -86,6 +78,7 @@ def run(
     model: ModelName = "tiny",
     policy: PolicyText = "threshold",
     cache: CacheName = "none",
+    cache_dtype: CacheDtype = None,
     max_new_tokens: Annotated[int, typer.Option(help="Cells per answer, where a line does not say.")] = 128,
     block_length: BlockLength = 32,
     temperature: Temperature = 0.0,
@@ -120,7 +113,11 @@ def run(
     from dllm_decode.jobs.parquet import to_json_lines
 
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, block_length=block_length, temperature=temperature, seed=seed
+        max_new_tokens=max_new_tokens,
+        block_length=block_length,
+        temperature=temperature,
+        seed=seed,
+        cache_dtype=cache_dtype,
     )
     there = (out / "manifest.jsonl").exists()
     if there and JobFolder(out, Manifest.load(out / "manifest.jsonl")).progress().complete:
@@ -152,15 +149,15 @@ def run(
         if ray is not None:
             from dllm_decode.jobs.on_ray import run_on_ray
 
-            with _bar(job) as told:
+            with progress_bar(job) as told:
                 run_on_ray(
                     job, ray, actors, cpus_per_actor, gpus_per_actor, ray_timeout, device, batch_size, max_errors, told
                 )
         elif workers == 1:
-            _work(job, decoder, device, batch_size, max_errors)
+            work_here(job, decoder, device, batch_size, max_errors)
         else:
             decoder = None
-            _processes(job, workers, device, batch_size, max_errors)
+            work_in_processes(job, workers, device, batch_size, max_errors)
     _report(job)
     if merged is not None:
         merge(out, merged)
@@ -181,7 +178,7 @@ def work(
 
     opened = JobFolder.open(job, stale_after)
     if not opened.progress().complete:
-        _work(opened, None, device, batch_size, max_errors, quiet)
+        work_here(opened, None, device, batch_size, max_errors, quiet)
     if not quiet:
         _report(opened)
 
@@ -240,72 +237,6 @@ def _prepared(source: Path, out: Path, settings: Any, shard_lines: int, decoder:
 
         check = None if decoder is None else decoder.check
         return create_or_resume(source, out, settings, shard_lines=shard_lines, check=check, progress=told)
-
-
-def _work(
-    job: JobFolder, decoder: Any, device: str | None, batch_size: int, max_errors: int | None, quiet: bool = False
-) -> None:
-    """Decode in this process."""
-    from dllm_decode.jobs.worker import Decoder, Worker
-    from dllm_decode.models.fingerprint import checkpoint_fingerprint
-
-    settings = job.manifest.settings
-    if checkpoint_fingerprint(settings.model) != settings.fingerprint:
-        raise DllmError(f"the checkpoint {settings.model!r} is not the one that the job was made with; put it back.")
-    if decoder is None:
-        decoder = Decoder(load(settings.model, device, settings.dtype, settings.quantize), settings, batch_size)
-    worker = Worker(job, decoder, max_errors)
-    with nullcontext(lambda: None) if quiet else _bar(job) as told:
-        worker.run(on_part=lambda shard: told())
-
-
-def _processes(job: JobFolder, workers: int, device: str | None, batch_size: int, max_errors: int | None) -> None:
-    """Decode in several processes of this machine; what one that fails leaves, the others take over."""
-    command = [sys.executable, "-m", "dllm_decode", "batch", "work", str(job.path), "--quiet"]
-    command += ["--batch-size", str(batch_size), "--stale-after", str(job.stale_after)]
-    command += [] if device is None else ["--device", device]
-    command += [] if max_errors is None else ["--max-errors", str(max_errors)]
-    running = [subprocess.Popen(command) for _ in range(workers)]
-    try:
-        with _bar(job) as told:
-            while any(process.poll() is None for process in running):
-                time.sleep(0.2)
-                told()
-    finally:
-        for process in running:
-            process.terminate()  # nothing happens to one that has ended
-        until = time.monotonic() + GRACE
-        for process in running:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:  # what it was at is decoded again; nothing is lost
-                process.kill()
-                process.wait()
-    if not job.progress().complete:
-        codes = sorted({process.returncode for process in running if process.returncode})
-        raise DllmError(
-            f"the workers ended (exit codes {codes}) before the job was finished; run the same command again."
-        )
-
-
-@contextmanager
-def _bar(job: JobFolder) -> Iterator[Callable[[], None]]:
-    """A progress bar over the lines of a job, with tokens per second and time left; called, it looks again."""
-    tokens, began = job.progress().tokens, time.perf_counter()
-    columns = (TextColumn("lines"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=stderr()) as progress:
-        task = progress.add_task("lines", total=job.manifest.lines, rate="")
-
-        def look() -> None:
-            found = job.progress()
-            rate = (found.tokens - tokens) / max(1e-9, time.perf_counter() - began)
-            progress.update(task, completed=found.done, rate=f"{rate:.0f} tokens/s")
-
-        look()
-        try:
-            yield look
-        finally:
-            look()
 
 
 def _report(job: JobFolder) -> None:

@@ -103,6 +103,15 @@ CacheName = Annotated[
         rich_help_panel=DECODING,
     ),
 ]
+CacheDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-dtype",
+        help="Keep keys and values in 8 bits, int8 or fp8: about half the memory of 16, not exact.",
+        metavar="KIND",
+        rich_help_panel=DECODING,
+    ),
+]
 BlockLength = Annotated[
     int | None,
     typer.Option(

@@ -61,7 +61,7 @@ def print_estimate(
         )
     drafts = max((getattr(part, "most", 1) for part in composed.parts), default=1)
     needs = estimate_memory(
-        Shape.of(settings, width.itemsize),
+        Shape.of(settings, width.itemsize, config.cache_dtype),
         rows,
         slots,
         min(config.block_length or slots, slots),
@@ -74,7 +74,10 @@ def print_estimate(
     name = str(width).removeprefix("torch.")
     counted = f"{rows} row{'s' * (rows > 1)}"
     out = stdout()
-    out.print(f"{model}: {counted} of up to {slots} tokens, cache {cache}, {name}", markup=False, highlight=False)
+    kept = f" in {config.cache_dtype}" if config.cache_dtype else ""
+    out.print(
+        f"{model}: {counted} of up to {slots} tokens, cache {cache}{kept}, {name}", markup=False, highlight=False
+    )
     table = Table()
     table.add_column("part")
     table.add_column("GiB", justify="right")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dllm_decode.cli.common import Device, stdout, write_json
+from dllm_decode.cli.common import CacheDtype, Device, stdout, write_json
 
 
 def fit(
@@ -16,6 +16,7 @@ def fit(
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
     new: Annotated[int, typer.Option(min=1, help="New tokens.")] = 256,
     block: Annotated[int, typer.Option(min=1, help="Cells per block, where the model does not say.")] = 32,
+    cache_dtype: CacheDtype = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False,
 ) -> None:
@@ -26,24 +27,27 @@ def fit(
     """
     import torch
 
+    from dllm_decode.config import GenerationConfig
     from dllm_decode.engine.cost import GIB
     from dllm_decode.engine.fit import best, fits
     from dllm_decode.engine.rates import machine_rates
     from dllm_decode.models import inspect_config
     from dllm_decode.models.room import free_memory
 
+    GenerationConfig(cache_dtype=cache_dtype)  # refuses an unknown one
     config, where = inspect_config(model, device)
     free = free_memory(where)
     with torch.device(where):
         rates = {dtype: machine_rates(block, 0.3, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    found = list(fits(config, rates, free, where.type, prompt, new, block))
+    found = list(fits(config, rates, free, where.type, prompt, new, block, cache_dtype=cache_dtype))
     first = best(found)
     out = stdout()
     if as_json:
         write_json(out, [{**dataclasses.asdict(one), "best": one is first} for one in found], indent=2)
         return
     room = "unknown" if free is None else f"{free / GIB:.1f} GiB"
-    table = Table(title=f"{model} on {where}, {prompt} + {new} tokens, free memory {room}")
+    kept = f", caches in {cache_dtype}" if cache_dtype else ""
+    table = Table(title=f"{model} on {where}, {prompt} + {new} tokens, free memory {room}" + kept)
     for column in ("weights", "cache", "rows", "GiB", "ms per step", "s per answer", ""):
         table.add_column(
             column, justify="right" if column in ("rows", "GiB", "ms per step", "s per answer") else "left"

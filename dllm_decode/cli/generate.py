@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.rule import Rule
 
+from dllm_decode.cli.answers import print_cost, print_text, record, text_of
 from dllm_decode.cli.common import (
     DECODING,
     OUTPUT,
     SAMPLING,
     BlockLength,
+    CacheDtype,
     CacheName,
     Device,
     Dtype,
@@ -61,6 +62,7 @@ def generate(
     model: ModelName = "tiny",
     policy: PolicyText = "threshold",
     cache: CacheName = "auto",
+    cache_dtype: CacheDtype = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(help="Cells to generate. [default: 128; 0 with --infill]", rich_help_panel=DECODING),
@@ -186,6 +188,7 @@ def generate(
             infill=infill,
             refresh=int(refresh) if refresh.isdecimal() else refresh,
             refresh_window=refresh_window,
+            cache_dtype=cache_dtype,
         )
     )
     if estimate:
@@ -224,9 +227,9 @@ def generate(
             else:
                 titles = [f"prompt {index + 1}"] if len(prompts) > 1 else []
                 titles += [f"sample {sample + 1}"] if samples > 1 else []
-                _print(out, _text(sampler, result, row), ", ".join(titles) if out.is_terminal else "")
+                print_text(out, text_of(sampler, result, row), ", ".join(titles) if out.is_terminal else "")
                 if note.is_terminal and not watch:
-                    _print_cost(note, result, row)
+                    print_cost(note, result, row)
         if traces is not None:
             for one in result.trace:
                 annotate(one, sampler.model)
@@ -253,48 +256,3 @@ def _decode(
     with LiveView(glyphs, console=out, title=title, prompt=shown(batch[0]), delay=delay) as view:
         watcher = BandWatch(view) if band else None
         return sampler.generate(batch, chat=chat, on_step=view, on_prediction=watcher, places=places)
-
-
-def record(sampler: DiffusionSampler, prompt: Prompt, result: GenerationResult, row: int) -> dict[str, Any]:
-    """The JSON object of one prompt; ``seconds`` is the time of the batch it was decoded in."""
-    return {
-        "prompt": prompt,
-        "text": _text(sampler, result, row),
-        "tokens": result.sequences[row],
-        "nfe": result.nfe[row],
-        "full_forwards": result.full_forwards[row],
-        "rows_forwarded": result.rows_forwarded[row],
-        "tokens_forwarded": result.tokens_forwarded[row],
-        "content_tokens": result.content_tokens[row],
-        "until_eos_tokens": result.until_eos_tokens[row],
-        "canvas_tokens": result.canvas_tokens[row],
-        "tokens_per_forward": result.tokens_per_forward[row],
-        "seconds": result.seconds,
-    }
-
-
-def _text(sampler: DiffusionSampler, result: GenerationResult, row: int) -> str:
-    """The answer; when infilling, the whole text, its given part included."""
-    if result.texts is not None:
-        return result.texts[row]
-    infill = sampler.config.infill
-    given = result.trace[row].prompt if infill else []
-    return " ".join(map(str, [*given, *result.sequences[row][: None if infill else result.content_tokens[row]]]))
-
-
-def _print(out: Console, text: str, title: str) -> None:
-    if title:
-        out.print(Rule(title, align="left"))
-    if out.is_terminal:
-        text = "".join(c for c in text if c in "\n\t" or c.isprintable() or ord(c) > 0x9F)
-    out.file.write(text + "\n")
-    out.file.flush()
-
-
-def _print_cost(note: Console, result: GenerationResult, row: int) -> None:
-    note.print(
-        f"NFE {result.nfe[row]}, content tokens per forward {result.tokens_per_forward[row]:.2f}, "
-        f"{result.seconds:.2f} s",
-        style="dim",
-        highlight=False,
-    )

@@ -11,6 +11,7 @@ import typer
 
 from dllm_decode.cli.common import (
     DECODING,
+    CacheDtype,
     Device,
     Dtype,
     ModelName,
@@ -82,6 +83,7 @@ def serve(
             rich_help_panel=DECODING,
         ),
     ] = None,
+    cache_dtype: CacheDtype = None,
     max_new_tokens: Annotated[
         int, typer.Option(help="Canvas of a request that does not say.", min=1, rich_help_panel=DECODING)
     ] = 128,
@@ -105,7 +107,9 @@ def serve(
     from dllm_decode.serve.server import serve as run
     from dllm_decode.serve.settings import Serving
 
-    config = GenerationConfig(max_new_tokens=max_new_tokens, block_length=block_length, temperature=temperature)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, block_length=block_length, temperature=temperature, cache_dtype=cache_dtype
+    )
     serving = Serving(
         name=name or Path(model).name or model,
         policy=policy,

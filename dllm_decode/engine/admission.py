@@ -21,14 +21,11 @@ def work_bytes(model: DenoisingModel, like: Request, places: int, slots: int, bu
     module = getattr(model, "module", None)
     if module is None:
         return 0  # a plugged-in function: nothing is known of it, and it has no cache
-    block = min(like.config.block_length or slots, slots)
-    whole = estimate_memory(
-        Shape.of(module.config, model.dtype.itemsize), places, slots, block, like.cache, like.config.guidance > 0
-    )
+    block, guided = min(like.config.block_length or slots, slots), like.config.guidance > 0
+    shape = Shape.of(module.config, model.dtype.itemsize, like.config.cache_dtype)
+    whole = estimate_memory(shape, places, slots, block, like.cache, guided)
     opening = max(1, -(-budget // slots))  # rows that one tick opens
-    tick = estimate_memory(
-        Shape.of(module.config, model.dtype.itemsize), opening, slots, block, like.cache, like.config.guidance > 0
-    )
+    tick = estimate_memory(shape, opening, slots, block, like.cache, guided)
     return whole.cache + tick.workspace
 
 

@@ -65,6 +65,11 @@ def bind(
             f"{title} takes back or changes what is committed, but {model.name!r} cannot "
             "predict the first cell of a block again; use a policy that keeps what it commits."
         )
+    if config.cache_dtype is not None and cache == "none":
+        raise DllmError(
+            f"cache_dtype={config.cache_dtype!r} says how keys and values are kept, but cache='none' keeps none; "
+            "choose a cache (prefix, dual, or block), or leave cache_dtype out."
+        )
     if Scope.REST in bound.opening_scope and cache != "none" and config.refresh != 1:
         raise DllmError(
             f"{title} reads the whole row on every opening forward, which refresh={config.refresh!r} "

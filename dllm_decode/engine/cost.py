@@ -46,10 +46,11 @@ class Shape:
 
     Attributes:
         layers, width, heads, kv_heads, inner, vocabulary: as in its config.
-        itemsize: bytes per weight and per cached number.
+        itemsize: bytes per weight, and per cached number where ``cache_dtype`` does not say.
         head_dim: of a head; 0 = the width's share.
         sparse: layers that are mixtures of ``experts`` of width ``expert_inner``, ``best`` of them per token, beside a
             dense MLP of width ``shared``.
+        cache_dtype: of cached numbers if not the weights', see ``GenerationConfig``.
     """
 
     layers: int
@@ -65,9 +66,10 @@ class Shape:
     best: int = 0
     expert_inner: int = 0
     shared: int = 0
+    cache_dtype: str | None = None
 
     @classmethod
-    def of(cls, config: Any, itemsize: int) -> Shape:
+    def of(cls, config: Any, itemsize: int, cache_dtype: str | None = None) -> Shape:
         """Read the config of a native family."""
         sparse, inner, shared = config.mixture_sizes
         return cls(
@@ -84,6 +86,7 @@ class Shape:
             config.num_experts_per_tok if sparse else 0,
             inner,
             shared,
+            cache_dtype,
         )
 
     @property
@@ -116,8 +119,9 @@ class Shape:
 
     @property
     def kv_bytes(self) -> int:
-        """Cache bytes per token."""
-        return 2 * self.layers * self.kv_width * self.itemsize
+        """Cache bytes per token; in 8 bits a head has a scale beside its numbers."""
+        held = self.kv_width + self.kv_heads * self.itemsize if self.cache_dtype else self.kv_width * self.itemsize
+        return 2 * self.layers * held
 
     def flop(self, rows: int, tokens: int, keys: int, heads: int) -> float:
         """Operations of one forward; ``tokens``, ``keys`` and ``heads`` are per row."""
@@ -127,6 +131,8 @@ class Shape:
     def bytes(self, rows: int, tokens: int, keys: int, cached: bool) -> float:
         """Bytes one forward must move."""
         kv = self.kv_bytes * rows * (keys + tokens) if cached else 0
+        if cached and self.cache_dtype:  # widened keys and values are written, and read again
+            kv += 2 * 2 * self.layers * self.kv_width * self.itemsize * rows * keys
         return float(self.itemsize * (self.touched(rows * tokens) + self.head) + kv)
 
     def floor(self, machine: Machine, rows: int, tokens: int, keys: int, heads: int, cached: bool) -> float:
@@ -189,6 +195,7 @@ def estimate_memory(
     mlp = shape.itemsize * (6 * shape.width + 2 * shape.kv_width + 4 * shape.inner)
     attention = shape.itemsize * (5 * shape.width + 2 * shape.kv_width) + 4 * 3 * (shape.width + shape.kv_width)
     layer = max(mlp, attention)
+    widened = 2 * shape.kv_width * shape.itemsize * rows * slots if kv and shape.cache_dtype else 0
     # The widest forwards: whole rows, and all drafts of a block, whose mask over a cache is the rest.
     whole = rows * slots * (drafts if cache == "none" else 1) * layer
     drafted = block * drafts
@@ -197,7 +204,8 @@ def estimate_memory(
     logits = min(rows * drafted * shape.vocabulary, CHUNK_ELEMENTS + shape.vocabulary) * (4 + shape.itemsize)
     logits += shape.itemsize * rows * drafted * shape.width
     views = CELL_BYTES * rows * slots * drafts
-    return MemoryEstimate(weights, kv, max(whole, logits, branches if cache != "none" else 0) + views + held)
+    widest = max(whole + widened, logits, branches + widened if cache != "none" else 0)
+    return MemoryEstimate(weights, kv, widest + views + held)
 
 
 def policy_bytes(policy: Composition, block: int, slots: int, vocabulary: int) -> int:
@@ -235,7 +243,7 @@ def memory_errors_explained(model: Any, rows: int, slots: int, cache: str, confi
         needs = ""
         module = getattr(model, "module", None)
         if module is not None:
-            shape = Shape.of(module.config, model.dtype.itemsize)
+            shape = Shape.of(module.config, model.dtype.itemsize, config.cache_dtype)
             block = config.block_length or slots
             needs = f", which takes about {estimate_memory(shape, rows, slots, block, cache, config.guidance > 0)}"
         raise DllmError(

@@ -44,6 +44,7 @@ def fits(
     new: int = 256,
     block: int = 32,
     batches: tuple[int, ...] = (1, 8, 32),
+    cache_dtype: str | None = None,
 ) -> Iterator[Fit]:
     """All ways, the most exact weights first.
 
@@ -56,6 +57,7 @@ def fits(
         new: cells.
         block: cells per block, where the model has none of its own.
         batches: numbers of rows.
+        cache_dtype: of caches, see :class:`~dllm_decode.config.GenerationConfig`.
     """
     block = config.attention_block or min(block, new)
     slots = prompt + new
@@ -63,7 +65,7 @@ def fits(
         if kind == "int4" and device == "cpu":
             continue
         machine = rates[torch.float32 if kind == "float32" else torch.bfloat16]
-        shape = Shape.of(config, wide)
+        shape = Shape.of(config, wide, cache_dtype)
         saved = (wide - narrow) * _plain(shape)  # what quantised matrices do not take; experts stay as they are
         for cache in ("none", "dual") if config.attention_block is None else ("none", "block"):
             for rows in batches:

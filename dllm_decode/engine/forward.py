@@ -20,8 +20,10 @@ from dllm_decode.engine.capture.ahead import Lookahead, may_look_ahead
 from dllm_decode.engine.capture.graphs import lend_cache
 from dllm_decode.engine.layout import Layout, flat_cells, fold_branches, lay_out
 from dllm_decode.engine.reach import Reach
+from dllm_decode.engine.spread import spread
 from dllm_decode.engine.step import ModelStep
 from dllm_decode.errors import DllmError, NotFiniteError
+from dllm_decode.interface.cache import KVCache
 from dllm_decode.interface.inputs import AttentionWatch, ForwardInput, Known
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.interface.scoring import Draws, ScoreRule, Scores
@@ -42,7 +44,10 @@ class Forwarder:
         self.guided = config.guidance > 0
         # Guidance keeps the unconditional rows behind the conditional ones in the same cache.
         self.rows = rows
-        self.cache = None if cache == "none" else lend_cache(model, rows * (2 if self.guided else 1), slots)
+        self.cache: KVCache | None = None
+        if cache != "none":
+            held, kept = rows * (1 + self.guided), config.cache_dtype
+            self.cache = lend_cache(model, held, slots) if kept is None else model.new_cache(held, slots, kept=kept)
         filtered = model.confidence == "filtered"
         self.rule = ScoreRule(
             mask_id=model.mask_id,
@@ -141,10 +146,10 @@ class Forwarder:
             barred = None if barred is None else torch.cat([barred, barred.new_zeros(int(prompt.sum()))])
         dice = view.generators
         scores = self._forward(layout, group, ids, cells, marks, None, dice, draws, alone, held, barred, watch)
-        prediction = self._spread(scores, slice(0, size), wanted, at, view)
+        prediction = spread(scores, slice(0, size), wanted, at, view)
         if shadow is not None:
             behind_it = slice(size, len(cells))
-            twins = self._spread(scores, behind_it, shadow, shadow.nonzero(as_tuple=True), view)
+            twins = spread(scores, behind_it, shadow, shadow.nonzero(as_tuple=True), view)
             prediction = replace(prediction, shadow=replace(twins, logits=None, logsumexp=None, cells=None))
         if watch is not None:
             seen = attention_of(watch, scores.confidence[size:], prompt, layout.queries, group.offset, view)
@@ -191,7 +196,7 @@ class Forwarder:
         everything[flat] = scored
         barred = self._barred(imagined, [everything])
         scores = self._forward(layout, group, ids, cells, [scored], owner, generators, draws, barred=barred)
-        said = self._spread(scores, slice(0, len(cells)), everything, everything.nonzero(as_tuple=True), imagined)
+        said = spread(scores, slice(0, len(cells)), everything, everything.nonzero(as_tuple=True), imagined)
         return replace(said, branches=branches, canvases=canvases)
 
     def _forward(
@@ -280,36 +285,6 @@ class Forwarder:
         row, cell = mark.nonzero(as_tuple=True)
         seeds = torch.tensor([g.initial_seed() for g in generators], device=cell.device)
         return Draws(seeds[row], _of(group.step, owner)[row], cell, branch[row])
-
-    @staticmethod
-    def _spread(scores: Scores, part: slice, where: Tensor, at: tuple[Tensor, ...], view: View) -> Prediction:
-        """Put the scores of the cells at ``where``, whose rows and indices are ``at``, in generation coordinates."""
-        whole, flat = part == slice(0, len(scores.token)), at[0] * where.shape[1] + at[1]
-
-        def spread(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
-            return values.new_zeros(where.numel()).scatter_(0, flat, values if whole else values[part]).view_as(where)
-
-        def taken(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[part]
-
-        token, confidence = spread(scores.token), spread(scores.confidence)
-        assert token is not None and confidence is not None
-        return Prediction(
-            token=token,
-            confidence=confidence,
-            predicted=where,
-            open=where & view.open,
-            entropy=spread(scores.entropy),
-            margin=spread(scores.margin),
-            logit_margin=spread(scores.logit_margin),
-            logits=taken(scores.logits),
-            logsumexp=taken(scores.logsumexp),
-            held=spread(scores.held),
-            probs=taken(scores.probs),
-            cells=None if scores.logits is scores.probs is None else flat,
-        )
 
 
 def _of(values: Tensor, owner: Tensor | None) -> Tensor:

@@ -31,7 +31,7 @@ def row_costs(
     to grow evenly.  Kept per model, cache and sizes for the life of the process.
     """
     size = config.max_new_tokens or config.block_length or PROMPT
-    key = (cache, size, config.block_length, config.branches, config.guidance > 0)
+    key = (cache, size, config.block_length, config.branches, config.guidance > 0, config.cache_dtype)
 
     def costs(most: int) -> tuple[float, ...]:
         known = _measured.setdefault(model, {})
@@ -63,6 +63,7 @@ def _seconds(model: DenoisingModel, config: GenerationConfig, size: int, canvase
         block_length=config.block_length,
         branches=config.branches,
         guidance=config.guidance,
+        cache_dtype=config.cache_dtype,
         early_stop=False,
     )
     ids = [(model.mask_id + 1) % model.vocab_size] * prompt

@@ -18,7 +18,10 @@ class KVCache:
     Attributes:
         data: `[layers, 2, rows, kv_heads, slots + 1, head_dim]`. The extra last slot takes the writes of padding
             tokens, so that a ragged write needs neither a host sync nor a data-dependent shape; nobody reads it.
+        in_place: `data` holds the keys and values themselves, so that kernels and `lanes` may go around `read`.
     """
+
+    in_place = True
 
     def __init__(
         self,
@@ -89,8 +92,12 @@ class KVCache:
         if valid is not None:
             positions = torch.where(valid, positions, self.slots)
         where = rows[:, None], slice(None), positions
-        self.data[layer, 0][where] = k.transpose(1, 2).to(self.dtype)
-        self.data[layer, 1][where] = v.transpose(1, 2).to(self.dtype)
+        self._store(layer, 0, where, k.transpose(1, 2))
+        self._store(layer, 1, where, v.transpose(1, 2))
+
+    def _store(self, layer: int, part: int, where: tuple[Tensor | slice, ...], x: Tensor) -> None:
+        """Put keys (part 0) or values (part 1) `[R, Q, kv_heads, head_dim]` where they belong."""
+        self.data[layer, part][where] = x.to(self.dtype)
 
     def lanes(self, rows: slice, slots: slice, paired: bool = False) -> tuple[Tensor, ...]:
         """Views `[R, kv_heads, S, head_dim]` of a span of rows and slots: keys, values of layer 0, of layer 1, ...
@@ -112,3 +119,7 @@ class KVCache:
         if isinstance(rows, slice):
             return k[rows], v[rows]
         return k.index_select(0, rows), v.index_select(0, rows)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """`x` as it would be read back had it been written."""
+        return x.to(self.dtype)

@@ -129,11 +129,11 @@ class AttentionCase:
     def _lanes(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None:
         """Per layer, where one copy stores all fresh tokens, and, keys and values apart, what is read.
 
-        None = rows lie apart.
+        None = rows lie apart, or the cache holds codes.
         """
-        if self.span is None or self.start is None:
-            return None
         assert self.cache is not None and self.positions is not None
+        if self.span is None or self.start is None or not self.cache.in_place:
+            return None
         to = slice(self.start, self.start + self.positions.shape[1])
         return self.cache.lanes(self.span, to, paired=True), self.cache.lanes(self.span, slice(0, self.slots))
 

@@ -79,13 +79,14 @@ class DenoisingModel(ABC):
     def head(self, hidden: Tensor) -> Tensor:
         """`[M, D]` from `hidden` -> logits `[M, V]`."""
 
-    def new_cache(self, rows: int, slots: int, data: Tensor | None = None) -> KVCache:
+    def new_cache(self, rows: int, slots: int, data: Tensor | None = None, kept: str | None = None) -> KVCache:
         """An empty cache for `rows` rows of up to `slots` positions.
 
         Args:
             rows: rows.
             slots: positions of each.
             data: memory of an earlier cache of the same sizes to take over, or None.
+            kept: "int8" or "fp8", see `GenerationConfig.cache_dtype`; without `data`.
 
         Raises:
             DllmError: the model has no cache, or memory does not suffice.

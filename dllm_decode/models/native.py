@@ -9,6 +9,7 @@ from dllm_decode.errors import DllmError
 from dllm_decode.interface.cache import KVCache
 from dllm_decode.interface.inputs import ForwardInput
 from dllm_decode.interface.model import DenoisingModel
+from dllm_decode.interface.narrow_cache import NarrowCache
 from dllm_decode.interface.text import TextCodec
 from dllm_decode.models.decoder import BidirectionalLM
 
@@ -84,12 +85,15 @@ class NativeModel(DenoisingModel):
         """`[M, width]` -> logits `[M, V]`."""
         return self.module.head(hidden)
 
-    def new_cache(self, rows: int, slots: int, data: Tensor | None = None) -> KVCache:
-        """A cache of the model's shape, dtype and device.
+    def new_cache(self, rows: int, slots: int, data: Tensor | None = None, kept: str | None = None) -> KVCache:
+        """A cache of the model's shape, dtype (`kept` in fewer bits) and device.
 
         Raises:
             CacheError: memory does not suffice.
         """
+        if kept is not None:
+            sizes = self.cache_shape
+            return NarrowCache(kept, rows=rows, slots=slots, dtype=self.dtype, device=self.device, **sizes)
         return KVCache(rows=rows, slots=slots, dtype=self.dtype, device=self.device, data=data, **self.cache_shape)
 
     def fingerprint(self) -> object:

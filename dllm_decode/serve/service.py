@@ -158,7 +158,9 @@ class Service:
         if found is None:
             if policy != self.serving.policy:
                 resolve_policy(policy, trusted=False)
-            found = DiffusionSampler(self.model, policy, cache, self.serving.config)
+            config = self.serving.config
+            config = config.replace(cache_dtype=None) if cache == "none" else config
+            found = DiffusionSampler(self.model, policy, cache, config)
             self._samplers[key] = found
             while len(self._samplers) > SAMPLERS:
                 self._samplers.popitem(last=False)

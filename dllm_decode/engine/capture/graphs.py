@@ -123,6 +123,8 @@ class StepGraphs:
             return "guidance mixes the logits of two rows"
         if inp.cache is None:
             return "without a cache every forward has the whole row, and its launches do not matter"
+        if not inp.cache.in_place:
+            return "a cache in 8 bits is read by no kernel"
         if inp.branch is not None:
             return "branches change their layout from step to step"
         if inp.block is not None:

@@ -24,6 +24,10 @@ def test_eight_billion_weights_on_sixteen_gib() -> None:
     first = best(found)
     assert first is not None and first.verdict == "fits" and first.weights == "int8" and first.cache == "dual"
     assert best(list(fits(config, RATES, 2**30, "cpu"))) is None
+    kept = {(f.weights, f.cache, f.rows): f for f in fits(config, RATES, 16 * 2**30, "cpu", cache_dtype="int8")}
+    spared = whole.bytes - kept["bfloat16", "dual", 1].bytes
+    assert 0.45 * 524_288 * 769 < spared + 2 * 4096 * 2 * 768 < 0.5 * 524_288 * 769, "less what is widened per layer"
+    assert kept["bfloat16", "none", 1] == taken["bfloat16", "none", 1]
     assert "int4" in {fit.weights for fit in fits(config, RATES, None, "cuda")}
 
 
