@@ -36,7 +36,8 @@ _EXPORTS: dict[str, str] = {
     **dict.fromkeys(("GenerationResult",), "dllm_decode.engine.result"),
     **dict.fromkeys(("StepEvent",), "dllm_decode.engine.events"),
     **dict.fromkeys(("Trace", "TraceStep"), "dllm_decode.engine.trace"),
-    **dict.fromkeys(("load_model", "CallableModel", "NativeModel", "DenoisingModel"), "dllm_decode.models"),
+    **dict.fromkeys(("load_model",), "dllm_decode.engine.load"),
+    **dict.fromkeys(("CallableModel", "NativeModel", "DenoisingModel"), "dllm_decode.models"),
     **dict.fromkeys(("LLaDA", "LLaDAConfig", "Dream", "DreamConfig"), "dllm_decode.models"),
     **dict.fromkeys(("DllmError",), "dllm_decode.errors"),
     **dict.fromkeys(

@@ -222,9 +222,9 @@ def load(
     console = stderr()
     busy: AbstractContextManager[Any] = console.status(f"loading {name}") if console.is_terminal else nullcontext()
     with busy:
-        from dllm_decode import models
+        from dllm_decode.engine.load import load_model
 
-        return models.load_model(name, dtype=dtype, device=device, quantize=quantize)
+        return load_model(name, dtype=dtype, device=device, quantize=quantize)
 
 
 class OutputFile:

@@ -25,20 +25,17 @@ def fit(
     Times are floors at the rates measured here now (matrix product, copy), one cell per forward; a policy that commits
     n cells per forward divides them by about n.
     """
-    import torch
-
     from dllm_decode.config import GenerationConfig
     from dllm_decode.engine.cost import GIB
     from dllm_decode.engine.fit import best, fits
-    from dllm_decode.engine.rates import machine_rates
+    from dllm_decode.engine.rates import rates_of
     from dllm_decode.models import inspect_config
     from dllm_decode.models.room import free_memory
 
     GenerationConfig(cache_dtype=cache_dtype)  # refuses an unknown one
     config, where = inspect_config(model, device)
     free = free_memory(where)
-    with torch.device(where):
-        rates = {dtype: machine_rates(block, 0.3, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    rates = rates_of(where, block, 0.3)
     found = list(fits(config, rates, free, where.type, prompt, new, block, cache_dtype=cache_dtype))
     first = best(found)
     out = stdout()

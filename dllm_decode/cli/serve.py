@@ -102,8 +102,8 @@ def serve(
     keys = _keys(api_key_file)
 
     from dllm_decode.config import GenerationConfig
+    from dllm_decode.engine.load import load_model
     from dllm_decode.engine.scheduler import Limits
-    from dllm_decode.models import load_model
     from dllm_decode.serve.server import serve as run
     from dllm_decode.serve.settings import Serving
 

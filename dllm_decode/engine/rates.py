@@ -9,6 +9,12 @@ import torch
 from dllm_decode.engine.cost import Machine
 
 
+def rates_of(device: torch.device, tokens: int, seconds: float) -> dict[torch.dtype, Machine]:
+    """:func:`machine_rates` of a device, by the dtype of its products."""
+    with torch.device(device):
+        return {dtype: machine_rates(tokens, seconds, dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+
 def machine_rates(tokens: int, seconds: float = 0.5, dtype: torch.dtype = torch.float32) -> Machine:
     """Measure this machine: a product of ``tokens`` rows with large weights, and a large copy."""
 
@@ -18,6 +24,8 @@ def machine_rates(tokens: int, seconds: float = 0.5, dtype: torch.dtype = torch.
         while time.perf_counter() < until or len(times) < 3:
             began = time.perf_counter()
             fn()  # type: ignore[operator]
+            if w.is_cuda:
+                torch.cuda.synchronize(w.device)
             times.append(time.perf_counter() - began)
         return amount / min(times)
 

@@ -63,7 +63,7 @@ class DiffusionSampler:
             log.warning("config is given, so the settings of the policy file are left: %s", found.settings)
         cache = next((kind for kind in (cache, found.cache) if kind is not None), "auto")
         if isinstance(model, (str, Path)):
-            from dllm_decode.models import load_model  # transformers' model classes take seconds to import
+            from dllm_decode.engine.load import load_model  # transformers' model classes take seconds to import
 
             model = load_model(model)
         self.model = model

@@ -12,6 +12,7 @@ from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from dllm_decode import __version__
+from dllm_decode.engine.load import load_model
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.harness.arguments import read_model_args
@@ -19,7 +20,6 @@ from dllm_decode.harness.likelihood import Likelihood, Pair, decodes_to
 from dllm_decode.harness.ranks import Ranks
 from dllm_decode.harness.requests import Tally, Wish, places_in_task
 from dllm_decode.interface.model import DenoisingModel
-from dllm_decode.models import load_model
 from dllm_decode.models.fingerprint import checkpoint_fingerprint
 
 logger = logging.getLogger("lm_eval.dllm_decode")  # the harness configures the loggers below its own name

@@ -29,7 +29,7 @@ class ShardActor:
     """A worker in a process of Ray's; told which shards to decode."""
 
     def __init__(self, path: str, stale_after: float, device: str | None, batch_size: int) -> None:
-        from dllm_decode.models import load_model
+        from dllm_decode.engine.load import load_model
 
         self.job = JobFolder.open(Path(path), stale_after)
         settings = self.job.manifest.settings
@@ -171,7 +171,7 @@ class RayWorker:
             batch_size: rows decoded together.
             **config: fields of :class:`GenerationConfig`.
         """
-        from dllm_decode.models import load_model
+        from dllm_decode.engine.load import load_model
 
         settings = JobSettings(model, policy=policy, cache=cache, config=GenerationConfig(**config).to_dict())
         self.decoder = Decoder(load_model(model), settings, batch_size)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dllm_decode.engine.load import load_model
 from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.metrics import figures
 from dllm_decode.lab.problems import is_oracle
@@ -18,7 +19,6 @@ from dllm_decode.lab.records import Ledger, Record
 from dllm_decode.lab.runner import Runner, decode
 from dllm_decode.lab.setting import plan
 from dllm_decode.lab.share import Decoder
-from dllm_decode.models import load_model
 from samplers import Policy, spell
 
 

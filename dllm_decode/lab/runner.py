@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dllm_decode.engine.load import load_model
 from dllm_decode.engine.sampler import DiffusionSampler
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
@@ -33,7 +34,6 @@ from dllm_decode.lab.setting import (
 )
 from dllm_decode.lab.share import Decoder, Share, aims_of, model_of, prompt_of
 from dllm_decode.lab.workers import Crew, crew
-from dllm_decode.models import load_model
 from dllm_decode.models.loading import BUNDLED, BUNDLED_NAMES
 from dllm_decode.tasks.tokenizer import count_tokens
 from samplers import PolicyError

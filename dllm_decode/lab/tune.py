@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from dllm_decode.engine.load import load_model
 from dllm_decode.engine.policy_file import PolicyFile, write_policy_file
 from dllm_decode.errors import DllmError
 from dllm_decode.files import write_whole
@@ -28,7 +29,6 @@ from dllm_decode.lab.runner import Runner, run
 from dllm_decode.lab.setting import FORMAT, keep_setting, plan, surroundings
 from dllm_decode.lab.summary import ALL
 from dllm_decode.lab.tables import QUALITY, about, table
-from dllm_decode.models import load_model
 from samplers import Policy
 
 POLICY_NAME, REPORT_NAME, RESULT_NAME, SETTING_NAME = "policy.json", "tune.md", "tune.json", "tune-setting.json"

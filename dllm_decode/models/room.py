@@ -15,6 +15,14 @@ GIB = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 
 
+class NoRoomError(LoadError):
+    """The weights of ``name`` do not fit the ``free`` bytes of ``device``."""
+
+    def __init__(self, sentence: str, name: str, device: torch.device, free: int) -> None:
+        super().__init__(sentence)
+        self.name, self.device, self.free = name, device, free
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be taken on a device; ``None`` where the system does not say."""
     if device.type == "cuda":
@@ -59,7 +67,7 @@ def fitting_dtype(
         quantised: ``numbers`` counts those in fewer bits as fewer.
 
     Raises:
-        LoadError: they do not fit; says what would.
+        NoRoomError: they do not fit; says in which other type they would.
     """
     usual = torch.float32 if device.type == "cpu" else stored
     dtype = usual if asked is None else asked
@@ -79,10 +87,12 @@ def fitting_dtype(
     if not fits and not quantised and numbers <= free:
         fits = f"--quantize int8 (about {numbers / GIB:.1f} GiB), "
     elsewhere = "a GPU that holds them" if device.type == "cpu" else "another GPU, --device cpu"
-    raise LoadError(
+    raise NoRoomError(
         f"the weights of {name} take {numbers * dtype.itemsize / GIB:.1f} GiB in {_word(dtype)}, but {free / GIB:.1f} "
-        f"GiB are free on {device}; use {fits}{elsewhere} or a smaller model; "
-        "'dllm-decode fit' says what fits."
+        f"GiB are free on {device}; use {fits}{elsewhere} or a smaller model.",
+        name,
+        device,
+        free,
     )
 
 
