@@ -7,7 +7,6 @@ host's time per forward, the memory that a prompt leaves behind, and the 8B shap
 from __future__ import annotations
 
 import resource
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +29,6 @@ from scripts.docs_page import markdown_table
 
 THRESHOLD, CELLS, BLOCK = 0.9, 96, 16
 HOSTS = ((1, 128), (32, 1024), (32, 4096))
-LLADA_8B = {"layers": 32, "width": 4096, "vocabulary": 126_464, "inner": 12_288}
 
 
 @dataclass(frozen=True)
@@ -176,20 +174,13 @@ def many_row(few: int = 1000, many: int = 10_000) -> Row:
     return Row(MANY, f"{few} and {many} prompts", (peaks[1] - peaks[0]) / (many - few), None, None)
 
 
-def eight_row(sizes: dict[str, int] | None = None, prompt: int = 224, block: int = 32) -> Row:
-    """A block step of the 8B shape in bf16 next to the time of its matrix products alone; 16 GiB, some minutes."""
-    sizes = LLADA_8B if sizes is None else sizes
-    was = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with _cheap_weights():
-            model = random_llada(**sizes, slots=prompt + block)
-    finally:
-        torch.set_default_dtype(was)
+def eight_row(checkpoint: Path, prompt: int = 224, block: int = 32) -> Row:
+    """A block step of a checkpoint in bf16 next to the time of its matrix products alone, over as many tokens."""
+    model = load_model(checkpoint, dtype="bfloat16", device="cpu")
     _, steps, _ = time_ours(model, prompt, block, block, 4, "dual", 0.0)
     products = [m for m in model.module.modules() if isinstance(m, PackedLinear | torch.nn.Linear)]
     joint = {id(part._whole[0]): part._whole[0] for part in model.module.modules() if isinstance(part, PackedRows)}
-    x = {m.in_features: torch.randn(block, m.in_features, dtype=torch.bfloat16) for m in [*products, *joint.values()]}
+    x = {m.in_features: torch.randn(block, m.in_features).bfloat16() for m in [*products, *joint.values()]}
     alone = []
     with torch.no_grad():
         for _ in range(3):
@@ -197,24 +188,5 @@ def eight_row(sizes: dict[str, int] | None = None, prompt: int = 224, block: int
             for product in [*products, *joint.values()]:
                 product(x[product.in_features])
             alone.append(time.perf_counter() - began)
-    return Row(EIGHT, f"L{sizes['layers']} d{sizes['width']}", middle(steps), None, 1e3 * statistics.median(alone))
-
-
-@contextmanager
-def _cheap_weights() -> Iterator[None]:
-    """Random numbers drawn once and repeated: 8 billion of their own would take minutes."""
-    normal, drawn = torch.nn.init.normal_, torch.randn(1 << 20)
-
-    def repeated(tensor: torch.Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> torch.Tensor:
-        flat = tensor.view(-1)
-        for low in range(0, len(flat), len(drawn)):
-            part = flat[low : low + len(drawn)]
-            with torch.no_grad():
-                part.copy_(drawn[: len(part)] * std)
-        return tensor
-
-    torch.nn.init.normal_ = repeated  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.nn.init.normal_ = normal
+    config = model.module.config
+    return Row(EIGHT, f"L{config.num_hidden_layers} d{config.hidden_size}", middle(steps), None, middle(alone))

@@ -38,16 +38,14 @@ class Row:
         return None if self.floor_ms is None else self.ms / self.floor_ms
 
 
-def random_llada(
-    layers: int, width: int, vocabulary: int, slots: int, inner: int | None = None, packed: bool = True
-) -> NativeModel:
+def random_llada(layers: int, width: int, vocabulary: int, slots: int, packed: bool = True) -> NativeModel:
     """A LLaDA with random weights, large ones packed as on load; the mask is the last id, its head row zero."""
     torch.manual_seed(0)
     config = LLaDAConfig(
         d_model=width,
         n_layers=layers,
         n_heads=width // 64,
-        mlp_hidden_size=inner or 3 * width,
+        mlp_hidden_size=3 * width,
         vocab_size=vocabulary,
         embedding_size=vocabulary,
         max_sequence_length=slots,

@@ -35,7 +35,7 @@ def about(rates: Machine) -> str:
 
 
 def step_section(rows: Sequence[Row], shares: Mapping[str, float]) -> list[str]:
-    """The table of steps, and the share of the runs outside the model."""
+    """The table of steps, and the share of the runs outside the model where it was measured."""
     head = ("what", "ms", "textbook ms", "floor ms", "times faster", "times the floor")
     body = []
     for row in rows:
@@ -44,7 +44,8 @@ def step_section(rows: Sequence[Row], shares: Mapping[str, float]) -> list[str]:
         shown = ["-" if n is None else f"{n:.{d}f}" for n, d in zip(numbers, digits, strict=True)]
         body.append([row.name, *shown])
     outside = ", ".join(f"{share:.1f} % ({name})" for name, share in shares.items())
-    return [*markdown_table(head, body), "", f"Outside the model (policy, scoring, bookkeeping): {outside}."]
+    said = ["", f"Outside the model (policy, scoring, bookkeeping): {outside}."] if shares else []
+    return [*markdown_table(head, body), *said]
 
 
 def bundled_section(found: Mapping[str, float | None]) -> list[str]:

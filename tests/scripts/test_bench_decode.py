@@ -20,6 +20,7 @@ from scripts.bench.bundled import Workload, bundled_rows, refresh_rows, refresh_
 from scripts.bench.grow import NAME, Sizes, draw_growth, growth_table, measure_growth, peak_growth
 from scripts.bench.measure import Row
 from scripts.docs_page import put
+from scripts.make_checkpoint import make_checkpoint
 
 MACHINE = Machine(1e11, 1e10)
 SMALL = Sizes(
@@ -150,13 +151,14 @@ def test_a_bar_is_judged_by_its_column():
     assert "4.00, missed" in lines[2] and "3.00, met" in lines[3]
 
 
-def test_rows_of_the_bars_measure_what_they_say():
+def test_rows_of_the_bars_measure_what_they_say(tmp_path):
     host = bars.host_rows(steps=3, sizes=((2, 64),))[0]
     assert host.name == "outside model and scoring, B=2, G=64" and host.ms > 0
     row = bars.bundled_row(prompts=1, repeats=1, cells=16)
     assert row.speedup is not None and row.speedup > 0
-    small = bars.eight_row({"layers": 1, "width": 64, "vocabulary": 300, "inner": 96}, prompt=8, block=8)
-    assert small.over_floor is not None and small.over_floor > 1
+    make_checkpoint("llada-8b", tmp_path, scale=16)
+    small = bars.eight_row(tmp_path, prompt=8, block=8)
+    assert small.shape == "L2 d256" and small.over_floor is not None and small.over_floor > 1
 
 
 def test_the_textbook_loop_decodes_the_same_answer():
