@@ -74,6 +74,7 @@ POLICIES: dict[str, tuple[str, str]] = {
     "Threshold + DoubtExit": ("threshold+doubtexit", "ours, in no paper"),
     "ContentFirst": ("contentfirst", "ours, in no paper"),
     "ContentFirst + DoubtExit": ("contentfirst+doubtexit", "ours, in no paper"),
+    "ContentFirst x AllButOne + DoubtExit": ("contentfirst:step=(allbutone)+doubtexit", "ours, in no paper"),
     "FreeDave x Threshold": (f"freedave:step=(threshold),{ACROSS}", "lossless: the threshold's text"),
     "FreeDave x ContentFirst + DoubtExit": (f"freedave:step=(contentfirst),{ACROSS}+doubtexit", "ours, in no paper"),
 }

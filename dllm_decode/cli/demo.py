@@ -29,12 +29,19 @@ from dllm_decode.viewing.live import LiveView
 if TYPE_CHECKING:
     from dllm_decode.viewing.demo import Shown
 
+SHORT, LONG = "sort,chain,lines", "story,trip,sudokus"
+
 
 def demo(
     model: ModelName = "tiny",
-    tasks: Annotated[str, typer.Option(help="One prompt of each, separated by commas.", metavar="NAMES")] = (
-        "sort,chain,lines"
-    ),
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One prompt of each, separated by commas  [default: {SHORT}; for tiny-long {LONG}]",
+            metavar="NAMES",
+            show_default=False,
+        ),
+    ] = None,
     policy: PolicyText = "threshold",
     against: Annotated[str, typer.Option(help="What the closing table compares with.", metavar="POLICY")] = "topk:k=1",
     cache: CacheName = "auto",
@@ -59,7 +66,8 @@ def demo(
     from dllm_decode.viewing.band import BandWatch
     from dllm_decode.viewing.demo import Demo, picture, table
 
-    problems = [samples(name, "test", 1, seed)[0] for name in task_names(tasks)]
+    names = tasks or (LONG if model == "tiny-long" else SHORT)
+    problems = [samples(name, "test", 1, seed)[0] for name in task_names(names)]
     config = GenerationConfig.from_dict(
         settings_of(policy, "max_new_tokens", "infill", block_length=block_length, seed=seed)
     )

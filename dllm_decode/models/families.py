@@ -98,6 +98,7 @@ class Listed:
 
 LISTED = (
     Listed("tiny", "llada", "1.4 M", "full", "bundled"),
+    Listed("tiny-long", "llada", "1.4 M", "full", "bundled"),
     Listed("tiny-block", "llada", "1.4 M", "blocks of 8", "bundled"),
     Listed("LLaDA Base, Instruct", "llada", "8 B", "full", "runs"),
     Listed("LLaDA-1.5", "llada", "8 B", "full", "names"),

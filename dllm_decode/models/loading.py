@@ -20,7 +20,7 @@ from dllm_decode.models.tokenizers import load_tokenizer
 from dllm_decode.models.weights import check_weights, first_line, read_json, read_weights
 
 BUNDLED = Path(__file__).resolve().parent.parent / "weights"
-BUNDLED_NAMES = ("tiny", "tiny-block")
+BUNDLED_NAMES = ("tiny", "tiny-long", "tiny-block")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
@@ -40,9 +40,9 @@ def load_model(
     """Load a checkpoint of a native family (:data:`~dllm_decode.models.families.LISTED` names them).
 
     Args:
-        name_or_path: a local folder (config.json, safetensors, tokenizer files); "tiny" or "tiny-block", the bundled
-            models; or a hub id "owner/name". The network is used only for a hub id that is not a local folder. No
-            remote code is run.
+        name_or_path: a local folder (config.json, safetensors, tokenizer files); a bundled model
+            ("tiny", "tiny-long", "tiny-block"); or a hub id "owner/name". The network is used only for a hub id that
+            is not a local folder. No remote code is run.
         dtype: "float32", "bfloat16" or "float16"; None = as stored, except that on a CPU 16-bit weights run in
             float32, which is exact and on most processors faster (if memory holds that; the log says if not).
         device: such as "cpu" or "cuda:1"; None = "cuda" when there is one, else "cpu".
@@ -170,8 +170,8 @@ def find_folder(name: str | Path) -> Path:
         raise LoadError(f"{name} is a file; give the checkpoint's folder, which holds config.json and safetensors.")
     if not HUB_ID.fullmatch(str(name)):
         raise LoadError(
-            f"there is no folder {name}; give a checkpoint folder, a hub id such as owner/name, or a bundled model: "
-            f"{' or '.join(BUNDLED_NAMES)}."
+            f"there is no folder {name}; give a checkpoint folder, a hub id such as owner/name, or a bundled "
+            f"model: {', '.join(BUNDLED_NAMES)}."
         )
     from huggingface_hub import snapshot_download  # only a hub id needs it, and it costs import time
 

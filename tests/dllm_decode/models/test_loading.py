@@ -83,7 +83,7 @@ def test_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_model("tiny")
     module("llada").save_pretrained(tmp_path / "tiny")
     assert load_model("tiny").name == "tiny"
-    with pytest.raises(LoadError, match="or a bundled model: tiny or tiny-block"):
+    with pytest.raises(LoadError, match="or a bundled model: tiny, tiny-long, tiny-block"):
         load_model("tiny/block/no")
 
 
