@@ -71,7 +71,7 @@ class Run:
 
 def learning_rate(run: Run, progress: float, step: int) -> float:
     """Warm-up, a plateau for the first ``hold`` of the budget, then linear to zero."""
-    decay = 1.0 if progress < run.hold else (1 - progress) / (1 - run.hold)
+    decay = 1.0 if progress < run.hold else (1 - progress) / max(1 - run.hold, 1e-9)
     return run.lr * min(1.0, (step + 1) / WARMUP_STEPS) * max(decay, 0.0)
 
 

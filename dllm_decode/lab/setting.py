@@ -266,7 +266,8 @@ def _refuse(folder: Path, held: Mapping[str, Any], setting: Mapping[str, Any]) -
 
 def _first_difference(old: Any, new: Any, name: str = "") -> tuple[str, str, str] | None:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
+        # A setting that is newer than the folder is null there: what it is unless asked for.
+        keys = [k for k in dict.fromkeys([*old, *new]) if not old.get(k) is new.get(k) is None]
         pairs = [(f"{name}.{k}" if name else str(k), old.get(k, _NOTHING), new.get(k, _NOTHING)) for k in keys]
     elif isinstance(old, list) and isinstance(new, list):
         pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip_longest(old, new, fillvalue=_NOTHING))]

@@ -18,7 +18,7 @@ from dllm_decode.errors import DllmError
 from dllm_decode.lab.points import STATIC
 from dllm_decode.lab.records import NAME, Ledger, parse
 from dllm_decode.lab.runner import Runner, decode, run
-from dllm_decode.lab.setting import EGP, keep_setting, plan, read_setting
+from dllm_decode.lab.setting import EGP, FORMAT, keep_setting, plan, read_setting
 from dllm_decode.lab.share import Decoder
 from dllm_decode.lab.workers import FAILED, FOLDER, Failure, Worker, crew, shards_of
 from dllm_decode.models import load_model
@@ -161,3 +161,11 @@ def test_processes_change_no_setting(tmp_path):
     keep_setting(tmp_path, {**held, "processes": 1, "machine": "b"})
     with pytest.raises(DllmError, match="threads 1, but now it is 2"):
         keep_setting(tmp_path, {**held, "threads": 2})
+
+
+def test_a_setting_newer_than_the_folder_is_what_it_is_by_default(tmp_path):
+    setting = {"version": FORMAT, "date": "2026-01-01", "machine": "one", "config": {"copy": {"seed": 0}}}
+    keep_setting(tmp_path, setting)
+    keep_setting(tmp_path, {**setting, "config": {"copy": {"seed": 0, "cache_dtype": None}}})
+    with pytest.raises(DllmError, match="holds a run with cache_dtype not there, but now it is"):
+        keep_setting(tmp_path, {**setting, "config": {"copy": {"seed": 0, "cache_dtype": "int8"}}})
