@@ -12,7 +12,7 @@ _TEMPLATES = ("work out by columns:{sum}", "solve by columns:{sum}", "write out 
 
 def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     """Two numbers of equal length to add, or one to multiply by one digit."""
-    width = rng.randint(2, 3) if short else rng.randint(5, 7)
+    width = rng.randint(2, 3) if short else rng.randint(5, 6)
     low, high = 10 ** (width - 1), 10**width - 1
     if rng.random() < 0.5:
         return {"a": rng.randint(low, high), "sign": "+", "b": rng.randint(low, high)}

@@ -1,4 +1,4 @@
-"""Word problems of six or seven steps, some of them about somebody else, scored on the final answer alone."""
+"""Word problems of six steps, and some about somebody else, scored on the final answer alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _draw(rng: Random, split: str, short: bool) -> dict[str, Any]:
     name, other = rng.sample(NAMES, 2)
     start = value = rng.randint(1, LIMIT)
     steps = []
-    for _ in range(rng.randint(2, 3) if short else rng.randint(6, 7)):
+    for _ in range(rng.randint(2, 3) if short else 6):
         move = rng.choice([m for m in range(-9, 10) if m and 0 <= value + m <= LIMIT])
         value += move
         steps.append((name, rng.choice(GAINS if move > 0 else LOSSES), abs(move)))
@@ -61,7 +61,7 @@ def _accepts(problem: Problem, text: str) -> bool:
 STORY_TASKS = (
     Task(
         name="story",
-        description="a word problem of six or seven steps; the final answer alone is judged",
+        description="a word problem of six steps; the final answer alone is judged",
         max_new_tokens=96,
         draw=_draw,
         prompt=_prompt,

@@ -110,8 +110,8 @@ def test_json_of_another_content_is_refused(seed, data):
     found = json.loads(sample.answer)
     assert score(sample, json.dumps(found, indent=1))  # spacing is not content
     key = data.draw(st.sampled_from(list(found)))
-    name, _, count, thing = found[key].split(" ")
-    near = (f"{name} has {int(count) + 1} {thing}", f"{name} has {count}", f"{name.lower()} has {count} {thing}")
+    letter, count, thing = found[key].split(" ")
+    near = (f"{letter} {int(count) + 1} {thing}", f"{letter} {count}", f"{letter.upper()} {count} {thing}")
     record = data.draw(st.sampled_from([*near, f"{found[key]} ", [found[key]], None, True, int(count)]))
     assert not score(sample, json.dumps({**found, key: record}))
     assert not score(sample, json.dumps({k: v for k, v in found.items() if k != key}))
