@@ -2,7 +2,7 @@
 
     python -m scripts.policy_table --processes 2          # measure (resumable), write the page
     python -m scripts.policy_table --tune --processes 2   # first choose the tuned values anew, on the valid split
-    python -m scripts.policy_table --model DIR --tasks long   # the section of the long tasks alone
+    python -m scripts.policy_table --model tiny-long --tasks long   # the section of the long tasks alone
 
 Published values are never chosen here: they are the papers', or the plain ladder k = 1, 2, 4 and d = 2, 4, 8.  Tuned
 ones (``scripts/grids/tuned.json``, by model) are, per policy, the fastest of a few values of its knobs that loses at

@@ -212,7 +212,7 @@ def main(
     """Gather what was measured and write the page."""
     kept = page.with_suffix(".json")
     data: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    for folder in runs or [Path(f"runs/policies-{model}/test") for model in ("tiny", "long")]:
+    for folder in runs or [Path(f"runs/policies-{model}/test") for model in ("tiny", "tiny-long")]:
         try:
             data["tasks"] = {**data.get("tasks", {}), **from_run(folder)}
         except DllmError as error:
