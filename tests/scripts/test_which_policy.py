@@ -79,10 +79,11 @@ def test_of_the_papers_the_largest_fair_gain(tmp_path):
     run = {"right": 9, "count": 10}
     chains = {
         name: {"it stops": {"seconds": 9.0, **run}, "with the policy": {"seconds": seconds, **run}}
-        for name, seconds in (("X", 3.0), ("Y", 1.5))
+        for name, seconds in (("X", 3.0), ("Y", 1.5), ("wrong", 0.5))
     }
+    chains["wrong"]["with the policy"]["right"] = 0  # however fast
     file.write_text(json.dumps(chains))
-    assert "Y gains most: 6.0 times" in of_papers(file)[0]
+    assert "Y gains most: 6.0 times as fast" in of_papers(file)[0]
 
 
 def test_kinds_share_the_short_tasks_out():
