@@ -206,8 +206,8 @@ def of_papers(file: Path) -> list[str]:
     best = max(gain, key=gain.__getitem__)
     old, new = (100 * run["right"] / run["count"] for run in ways[best])
     return [
-        f"- **Of the papers' systems** not shown to be right less often, without the tail, {best} gains "
-        f"most: {gain[best]:.1f} times as fast as a static baseline that stops, {new:.1f} % right against {old:.1f} %. "
+        f"- **Of the papers' systems** not shown to be right less often, without the tail, {best} gains most: "
+        f"{gain[best]:.1f} times as fast as a static baseline that stops, {new:.1f} % right against {old:.1f} %. "
         "`python -m scripts.headlines --check`; [headlines.md](headlines.md)"
     ]
 
