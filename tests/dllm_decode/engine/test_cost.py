@@ -28,16 +28,16 @@ def test_weights_and_cache_are_what_is_really_taken(family):
     assert needs.total == needs.weights + needs.cache + needs.workspace
 
 
-@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize(("cache", "kept"), [("none", None), ("dual", None), ("dual", "int8")])
 @pytest.mark.parametrize(("width", "inner", "rows", "slots"), [(128, 256, 4, 160), (64, 64, 1, 512), (64, 320, 2, 90)])
-def test_the_estimate_is_what_the_tensors_take(cache, width, inner, rows, slots):
+def test_the_estimate_is_what_the_tensors_take(cache, kept, width, inner, rows, slots):
     torch.manual_seed(0)
     settings = LLaDAConfig(
         d_model=width, n_layers=2, n_heads=2, mlp_hidden_size=inner, vocab_size=64, embedding_size=64,
         max_sequence_length=512, mask_token_id=63,
     )  # fmt: skip
     model = NativeModel(LLaDA(settings), mask_id=63, name="random")
-    config = GenerationConfig(max_new_tokens=16, block_length=16, early_stop=False)
+    config = GenerationConfig(max_new_tokens=16, block_length=16, early_stop=False, cache_dtype=kept)
     sampler = DiffusionSampler(model, "topk:k=8", cache=cache, config=config)
     prompts = [[1] * (slots - 16)] * rows
     sampler.generate(prompts)
@@ -46,7 +46,7 @@ def test_the_estimate_is_what_the_tensors_take(cache, width, inner, rows, slots)
     events = profile.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     peak = max(accumulate(change for _, change in changes))
-    needs = estimate_memory(Shape.of(settings, 4), rows, slots, 16, cache)
+    needs = estimate_memory(Shape.of(settings, 4, kept), rows, slots, 16, cache)
     assert 0.99 * peak <= needs.cache + needs.workspace <= 1.4 * peak
 
 
