@@ -58,6 +58,33 @@ def test_the_fastest_that_is_shown_to_lose_at_most_a_point_is_chosen():
     assert choose(runs, {"Factor 1": ["factor:factor=0.5"]}) == {"Factor 1": None}
 
 
+def test_what_loses_much_on_the_first_problems_is_tried_no_further(tmp_path, monkeypatch):
+    losses = {spelled("threshold"): 0, spelled("threshold:threshold=0.8"): 5, spelled("threshold:threshold=0.88"): 0}
+    asked = []
+
+    def compare(model, policies, tasks, out, *, first, samples, split, **how):
+        assert split == "valid"
+        asked.append((first, samples, list(policies)))
+
+    def records(folder):
+        first, samples, labels = asked[-1]
+        return [
+            made(label=label, sample=i, nfe=3 if "0.88" in label else 5, correct=i >= losses.get(label, 0))
+            for label in ["static", *labels]
+            for i in range(first, first + samples)
+        ]
+
+    monkeypatch.setattr(policy_table, "compare", compare)
+    monkeypatch.setattr(policy_table, "read_records", records)
+    monkeypatch.setattr(
+        policy_table, "KNOBS", {"Threshold 0.9": ["threshold:threshold=0.8", "threshold:threshold=0.88"]}
+    )
+    monkeypatch.setattr(policy_table, "FEW", 40)
+    chosen = policy_table.tune_rows("toy", "copy", tmp_path, 1000)
+    assert asked == [(0, 40, list(losses)), (40, 960, [text for text, lost in losses.items() if not lost])]
+    assert chosen == {"Threshold 0.9": spelled("threshold:threshold=0.88")}
+
+
 def test_labels_are_unique_knobs_parse_and_the_page_has_its_markers(tmp_path):
     assert len({spelled(policy) for policy, _ in POLICIES.values()}) == len(POLICIES)
     assert set(KNOBS) <= set(POLICIES)
@@ -86,7 +113,7 @@ def test_long_tasks_have_a_section_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(policy_table, "compare", compare)
 
     def run(tasks, **more):
-        given = {"out": None, "samples": 1, "tune": False, "valid_samples": 1, "cache": "none", "block_length": 16}
+        given = {"out": None, "samples": 1, "tune": False, "valid_samples": 2, "cache": "none", "block_length": 16}
         how = {"batch_size": 1, "device": None, "processes": 1}
         monkeypatch.chdir(tmp_path)
         policy_table.main(page=page, model="some/where/new", tasks=tasks, tuned=tuned, **{**given, **how, **more})
