@@ -156,6 +156,8 @@ def tune_rows(model: str, tasks: str, out: Path, samples: int, **how: Any) -> di
         scores = [halving.score(text, held[text], held[STATIC.label]) for text in left if text in held]
         left = [score.label for score in scores if score.within(DROP, 1)]
         first = last
+        if not left:
+            break
     return choose([record for text in (STATIC.label, *left) for record in held[text]], KNOBS)
 
 
