@@ -27,7 +27,7 @@ from scripts.tiny.masks import Batch
 from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
-from scripts.tiny.rows import NAMES, SHOTS_SHARE
+from scripts.tiny.rows import LONG_SHORT_SHARE, NAMES, SHOTS_SHARE
 from scripts.tiny.validate import accuracy
 
 EXTRA = 2 + 2 * len(NAMES)  # travels with the gradient: loss weight, seconds, loss and weight per task
@@ -67,6 +67,7 @@ class Run:
     attention_block: int | None = None
     workers: int = 0
     drills: str = ""
+    long_short_share: float = LONG_SHORT_SHARE
 
 
 def learning_rate(run: Run, progress: float, step: int) -> float:
@@ -146,6 +147,7 @@ class Trainer:
             run.shots_share,
             run.attention_block,
             parse_emphasis(run.drills),
+            run.long_short_share,
         ).draw(run.workers, pin=run.device != "cpu")
         while self.progress < 1:
             plan.copy_(self._plan())
@@ -275,6 +277,9 @@ def main(
     emphasis: Annotated[str, typer.Option(help="factors of tasks in the mix, such as shuffle=4,lines=2")] = "",
     shots_share: Annotated[float, typer.Option(help="share of rows behind solved problems")] = SHOTS_SHARE,
     drills: Annotated[str, typer.Option(help="shares of tasks' rows that are look-ups alone, such as trip=0.3")] = "",
+    long_short_share: Annotated[
+        float, typer.Option(help="share of short problems among a long task's")
+    ] = LONG_SHORT_SHARE,
     tasks: Annotated[str, typer.Option(help="'all', 'long', 'all,long' or names with commas")] = "all",
     start: Annotated[Path | None, typer.Option(help="weights to start from, instead of nothing")] = None,
     attention_block: Annotated[

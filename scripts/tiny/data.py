@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from scripts.tiny.masks import Batch, mask_blocks, mask_rows
-from scripts.tiny.rows import NAMES, SHOTS_SHARE, Row, make_drill, make_row
+from scripts.tiny.rows import LONG_SHORT_SHARE, NAMES, SHOTS_SHARE, Row, make_drill, make_row
 
 ROUND = 8  # steps whose rows are drawn together
 
@@ -29,11 +29,12 @@ def batches(
     shots_share: float = SHOTS_SHARE,
     block: int | None = None,
     drills: Mapping[str, float] = MappingProxyType({}),
+    long_short_share: float = LONG_SHORT_SHARE,
 ) -> Iterator[list[Batch]]:
     """Yield exactly ``steps`` training steps of about ``tokens`` tokens each.
 
     Rows of all the steps are drawn together and sorted by length, so that little is spent on filling; each step
-    gets one batch of short rows and its counterpart of long ones.  `drills`: of some tasks, the share of rows that are
+    gets one batch of short rows and its counterpart of long ones. `drills`: of some tasks, the share of rows that are
     look-ups alone.
     """
     rows: list[Row] = []
@@ -41,7 +42,8 @@ def batches(
     while size < tokens * steps:
         name = rng.choices(NAMES, mix)[0]
         drilled = rng.random() < drills.get(name, 0.0)
-        rows.append(make_drill(rng, name) if drilled else make_row(rng, name, full_share, shots_share))
+        row = make_drill(rng, name) if drilled else make_row(rng, name, full_share, shots_share, long_short_share)
+        rows.append(row)
         size += rows[-1].total
     rows.sort(key=lambda row: row.total)
     groups: list[list[Row]] = [[] for _ in range(2 * steps)]
@@ -68,7 +70,7 @@ class Steps(IterableDataset[list[Batch]]):
         plan: fp32 `[1 + tasks]` in shared memory: share of the budget spent, and the weight of each task.
         tokens: per step; doubled in the second half of the budget.
         full_shares: shares of rows on a longer canvas, in the first 60 % of the budget and after it.
-        stale_share, shots_share, block, drills: see `batches`.
+        stale_share, shots_share, block, drills, long_short_share: see `batches`.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Steps(IterableDataset[list[Batch]]):
     shots_share: float
     block: int | None
     drills: dict[str, float] = field(default_factory=dict)
+    long_short_share: float = LONG_SHORT_SHARE
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Rounds of `ROUND` steps."""
@@ -101,6 +104,7 @@ class Steps(IterableDataset[list[Batch]]):
                 shots_share=self.shots_share,
                 block=self.block,
                 drills=self.drills,
+                long_short_share=self.long_short_share,
             )
 
     def draw(self, workers: int, pin: bool) -> Iterator[list[Batch]]:

@@ -134,7 +134,9 @@ def mask_rows(rows: list[Row], generator: torch.Generator, stale_share: float = 
     kind = (uniform(count, 1) >= shares).sum(1, keepdim=True)  # 0 low, 1 prefix, 2 block, 3 t
 
     size = torch.tensor(BLOCKS)[torch.randint(len(BLOCKS), (count, 1), generator=generator)]
-    block = (uniform(count, 1) * ((content + size - 1) // size)).long()
+    blocks = (content + size - 1) // size
+    # The last block holds the end of the text, which is decided nowhere else: a fifth of the rows on top.
+    block = (uniform(count, 1) * blocks * 1.25).long().minimum(blocks - 1)
     low, high = block * size, (block + 1) * size
     cut = (uniform(count, 1) * content).long()
 

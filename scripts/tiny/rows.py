@@ -16,8 +16,7 @@ SHORT = tuple(TASKS)
 NAMES = (*SHORT, *long_tasks())
 NEWLINE = encode("\n")
 SHOTS_SHARE, SHORT_SHARE = 0.06, 0.12
-# What a long task is made of is learned cheapest from short problems.
-SHORT_SHARES = {**dict.fromkeys(long_tasks(), 0.4), "extract": 0.75}
+LONG_SHORT_SHARE = 0.4  # what a long task is made of is learned cheapest from short problems
 LONGEST_PROMPT = 512
 
 
@@ -71,10 +70,16 @@ def make_drill(rng: Random, name: str) -> Row:
     return Row([*head, *answer, EOS_ID], len(head), NAMES.index(name), -1, len(head) + len(answer) + 1)
 
 
-def make_row(rng: Random, name: str, full_share: float, shots_share: float = SHOTS_SHARE) -> Row:
-    """Draw a training problem of one task, sometimes after solved ones."""
+def make_row(
+    rng: Random,
+    name: str,
+    full_share: float,
+    shots_share: float = SHOTS_SHARE,
+    long_short_share: float = LONG_SHORT_SHARE,
+) -> Row:
+    """Draw a training problem of one task, sometimes after solved ones; `long_short_share` of a long task's are short."""
     spec = TASKS[name]
-    sample = spec.sample(rng, "train", short=rng.random() < SHORT_SHARES.get(name, SHORT_SHARE))
+    sample = spec.sample(rng, "train", short=rng.random() < (SHORT_SHARE if name in SHORT else long_short_share))
     prompt, answer = encode(sample.prompt), encode(sample.answer)
     shots: list[int] = []
     if rng.random() < shots_share:
