@@ -9,8 +9,9 @@ validation table and exports weights and tokenizer to ``--out``.
 from __future__ import annotations
 
 import os
+import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -22,58 +23,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from dllm_decode.lab.workers import end_with_parent
 from scripts.tiny.data import ROUND, Steps
 from scripts.tiny.masks import Batch
 from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model, export, task_losses
 from scripts.tiny.optim import Optimizers
 from scripts.tiny.rows import LONG_SHORT_SHARE, NAMES, SHOTS_SHARE
+from scripts.tiny.settings import Run, learning_rate
 from scripts.tiny.validate import accuracy
 
 EXTRA = 2 + 2 * len(NAMES)  # travels with the gradient: loss weight, seconds, loss and weight per task
-WARMUP_STEPS = 100
-
-
-@dataclass(frozen=True)
-class Run:
-    """Settings of one run; all but the budget are kept in its checkpoint's log line."""
-
-    out: Path
-    work: Path
-    minutes: float
-    steps: int
-    processes: int
-    tokens: int
-    lr: float
-    hold: float
-    width: int
-    layers: int
-    heads: int
-    inner: int
-    seed: int
-    device: str
-    evaluate_every: float
-    save_every: float
-    samples: int
-    full_share: float
-    late_full_share: float
-    stale_share: float
-    floor: float
-    emphasis: str
-    shots_share: float
-    tasks: str
-    start: Path | None
-    compiled: bool
-    attention_block: int | None = None
-    workers: int = 0
-    drills: str = ""
-    long_short_share: float = LONG_SHORT_SHARE
-
-
-def learning_rate(run: Run, progress: float, step: int) -> float:
-    """Warm-up, a plateau for the first ``hold`` of the budget, then linear to zero."""
-    decay = 1.0 if progress < run.hold else (1 - progress) / max(1 - run.hold, 1e-9)
-    return run.lr * min(1.0, (step + 1) / WARMUP_STEPS) * max(decay, 0.0)
 
 
 class Trainer:
@@ -240,6 +200,7 @@ class Trainer:
 def _work(rank: int, run: Run) -> None:
     torch.set_num_threads(1 if run.device == "cpu" else 4)
     if run.processes > 1:
+        threading.Thread(target=end_with_parent, daemon=True).start()
         if hasattr(os, "setsid"):
             os.setsid()  # Linux shares cores among sessions first: two processes of one session get one share
         dist.init_process_group("gloo", rank=rank, world_size=run.processes)
@@ -295,7 +256,7 @@ def main(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     run = Run(**{key: value for key, value in locals().items() if key in Run.__dataclass_fields__})
     if device != "cpu":
-        run = Run(**{**asdict(run), "processes": 1})
+        run = replace(run, processes=1)
     if run.processes == 1:
         _work(0, run)
         return

@@ -169,7 +169,7 @@ def _serve(runner: Work, folder: Path, done: frozenset[int], threads: int) -> No
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     plan, shards = runner.comparison, shards_of(runner, folder)
     records = {record["key"]: record for record in read_records(folder)} if done else {}
@@ -177,7 +177,7 @@ def _serve(runner: Work, folder: Path, done: frozenset[int], threads: int) -> No
     Worker(shards, list(runner.shares()), records, decoder, worker_name()).run(set(range(shards.count)) - done)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """However the other end dies, this process does not decode on."""
     parent = multiprocessing.parent_process()
     if parent is not None:

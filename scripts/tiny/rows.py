@@ -77,7 +77,10 @@ def make_row(
     shots_share: float = SHOTS_SHARE,
     long_short_share: float = LONG_SHORT_SHARE,
 ) -> Row:
-    """Draw a training problem of one task, sometimes after solved ones; `long_short_share` of a long task's are short."""
+    """Draw a training problem of one task, sometimes after solved ones.
+
+    Of a long task's problems `long_short_share` are short.
+    """
     spec = TASKS[name]
     sample = spec.sample(rng, "train", short=rng.random() < (SHORT_SHARE if name in SHORT else long_short_share))
     prompt, answer = encode(sample.prompt), encode(sample.answer)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from random import Random
 
@@ -24,8 +29,10 @@ from scripts.tiny.mix import parse_emphasis, parse_tasks
 from scripts.tiny.model import build_model
 from scripts.tiny.optim import orthogonalize
 from scripts.tiny.rows import NAMES, make_drill, make_row
+from scripts.tiny.settings import Run, learning_rate
 from scripts.tiny.validate import decode_blocks
-from scripts.train_tiny import Run, Trainer, learning_rate
+from scripts.train_tiny import Trainer
+from tests.processes import alive, children
 
 
 def tiny_run(folder: Path, steps: int) -> Run:
@@ -109,6 +116,12 @@ def test_block_rows_are_what_block_decoding_meets(monkeypatch):
             if not any(masked[:low]) and any(masked[low : low + size]) and all(masked[low + size :])
         ]
         assert fits
+
+
+def test_the_share_of_short_problems_is_as_asked():
+    rng = Random(0)
+    longest = {share: [make_row(rng, "extract", 0.0, 0.0, share).start for _ in range(40)] for share in (0.0, 1.0)}
+    assert min(longest[0.0]) > 280 and max(longest[1.0]) < 200
 
 
 def test_steps_are_many_and_full():
@@ -301,3 +314,38 @@ def test_the_share_of_drills_is_as_asked():
     assert not any((tokens == first).any() for tokens in drawn(0.0))
     share = torch.cat(drawn(0.5)).eq(first).float().mean()
     assert 0.35 < share < 0.65
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_training_processes_end_with_the_one_that_started_them(tmp_path):
+    small = [
+        "--width=32",
+        "--layers=1",
+        "--heads=2",
+        "--inner=32",
+        "--tokens=300",
+        "--samples=1",
+        "--no-compiled",
+        "--minutes=9",
+    ]
+    folders = [f"--out={tmp_path / 'out'}", f"--work={tmp_path / 'work'}", "--save-every=0"]
+    run = subprocess.Popen([sys.executable, "-m", "scripts.train_tiny", *small, *folders], stderr=subprocess.DEVNULL)
+    started = []
+    try:
+        until = time.monotonic() + 240
+        while time.monotonic() < until and not (tmp_path / "work" / "checkpoint.pt").exists():
+            assert run.poll() is None
+            time.sleep(0.1)
+        started = children(run.pid)
+        assert len(started) >= 2
+        run.kill()
+        until = time.monotonic() + 20
+        while time.monotonic() < until and any(map(alive, started)):
+            time.sleep(0.1)
+        assert not [pid for pid in started if alive(pid)]
+    finally:
+        run.kill()
+        run.wait()
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)
