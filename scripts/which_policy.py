@@ -100,7 +100,8 @@ def from_run(folder: Path) -> dict[str, dict[str, Pick]]:
         tasks = next((name for name in ("all", "long") if KINDS[kind] == group(name)), ",".join(KINDS[kind]))
         how = f"--model {model} --tasks {tasks} --samples {setting['samples']} --block-length {block}"
         for pick in pair.values():
-            pick["command"] = f'dllm-decode evaluate {how} --cache {setting["caches"][0]} --policy "{pick["policy"]}"'
+            pick["cache"] = setting["caches"][0]
+            pick["command"] = f'dllm-decode evaluate {how} --cache {pick["cache"]} --policy "{pick["policy"]}"'
     return found
 
 
@@ -137,8 +138,10 @@ def task_table(found: dict[str, dict[str, Pick]]) -> list[str]:
     """A row per kind."""
     body = []
     for kind, tasks in KINDS.items():
-        names = {"all fourteen": "", "long answers": " (`--tasks long`)"}.get(kind, f" ({', '.join(tasks)})")
-        row = [f"**{kind}**{names}"]
+        names = {"all fourteen": [], "long answers": ["`--tasks long`"]}.get(kind, tasks)
+        caches = {pick["cache"] for pick in found.get(kind, {}).values()} - {"none"}
+        notes = ", ".join([*names, *(f"{cache} cache" for cache in caches)])
+        row = [f"**{kind}**" + (f" ({notes})" if notes else "")]
         for name, unit in (("rows", "per row"), ("forwards", "per forward")):
             pick = found.get(kind, {}).get(name)
             row.append(
