@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,19 +147,22 @@ def tune_rows(model: str, tasks: str, out: Path, samples: int, **how: Any) -> di
     left = list(
         dict.fromkeys(spelled(text) for label, knobs in KNOBS.items() for text in (POLICIES[label][0], *knobs))
     )
-    held: dict[str, list[Record]] = defaultdict(list)
-    first = 0
-    for last in sorted({min(FEW, samples), samples}):
-        folder = out / f"valid-{first}-{last}"
-        compare(model, left, tasks, folder, first=first, samples=last - first, split="valid", egp=False, **how)
-        for record in read_records(folder):
-            held[record["label"]].append(record)
-        scores = [halving.score(text, held[text], held[STATIC.label]) for text in left if text in held]
-        left = [score.label for score in scores if score.within(DROP, 1)]
-        first = last
-        if not left:
-            break
-    return choose([record for text in (STATIC.label, *left) for record in held[text]], KNOBS)
+
+    def decode(rung: halving.Rung, labels: Sequence[str]) -> list[Record]:
+        folder, size = (
+            out / f"valid-{rung.first}-{rung.last}",
+            {"first": rung.first, "samples": rung.last - rung.first},
+        )
+        compare(model, labels, tasks, folder, split="valid", egp=False, **size, **how)
+        return read_records(folder)
+
+    race = halving.Heats(decode)
+    ends = sorted({min(FEW, samples), samples})
+    for first, last in zip([0, *ends], ends, strict=False):
+        if left:
+            scores = race(halving.Rung(first, last, len(left)), left)
+            left = [label for label, score in scores.items() if score.within(DROP, 1)]
+    return choose([record for text in (STATIC.label, *left) for record in race.held[text]], KNOBS)
 
 
 def rows(tuned: dict[str, str | None]) -> dict[str, tuple[str, str]]:

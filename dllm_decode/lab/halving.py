@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dllm_decode.lab.metrics import Records
+from dllm_decode.lab.points import STATIC
+from dllm_decode.lab.records import Record
 
 ETA = 3  # candidates shrink by this factor per rung; samples grow by it, or by less if there are few
 FINALISTS = 4
@@ -94,6 +97,26 @@ def choose(scores: Sequence[Score], max_drop: float, errors: float = 1.0) -> Sco
 
 
 Race = Callable[[Rung, Sequence[str]], Mapping[str, Score]]
+
+
+@dataclass
+class Heats:
+    """A race that keeps what it has decoded: a round's scores are over the samples of all rounds so far.
+
+    Attributes:
+        decode: the records of a round's samples, of the given labels and of static decoding.
+        held: by label all records so far.
+    """
+
+    decode: Callable[[Rung, Sequence[str]], Iterable[Record]]
+    held: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
+
+    def __call__(self, rung: Rung, labels: Sequence[str]) -> dict[str, Score]:
+        """Run a round; a label that was not decoded (it does not fit the model) has no score."""
+        for record in self.decode(rung, labels):
+            self.held[record["label"]].append(record)
+        static = self.held[STATIC.label]
+        return {label: score(label, self.held[label], static) for label in labels if label in self.held}
 
 
 def halve(

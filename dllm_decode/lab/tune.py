@@ -20,7 +20,7 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.curves import best_at_loss, pareto
 from dllm_decode.lab.grids import TUNING_GRID, compositions
-from dllm_decode.lab.halving import FEWEST, Rung, Score, choose, halve, score
+from dllm_decode.lab.halving import FEWEST, Heats, Rung, Score, choose, halve
 from dllm_decode.lab.metrics import RESAMPLES
 from dllm_decode.lab.points import STATIC, points
 from dllm_decode.lab.problems import is_oracle, sealed
@@ -149,15 +149,12 @@ def tune(
     }
     keep_setting(folder, {**described, "version": FORMAT}, SETTING_NAME)
 
-    held: dict[str, list[Record]] = defaultdict(list)
-
-    def race(rung: Rung, labels: Sequence[str]) -> dict[str, Score]:
+    def decode(rung: Rung, labels: Sequence[str]) -> list[Record]:
         size = {"first": rung.first, "samples": rung.last - rung.first}
         part = plan(name, labels, tasks, split="valid", **{**shared, **size})
-        for record in run(part, folder / f"valid-{rung.first}-{rung.last}", loaded, quiet=quiet, processes=processes):
-            held[record["label"]].append(record)
-        return {label: score(label, held[label], held[STATIC.label]) for label in labels}
+        return run(part, folder / f"valid-{rung.first}-{rung.last}", loaded, quiet=quiet, processes=processes)
 
+    race = Heats(decode)
     with sealed("test"):
         finalists, scores = halve(candidates, samples, max_drop, race, fewest)
         best = choose(list(scores.values()), max_drop)
@@ -182,7 +179,7 @@ def tune(
     )
     note = ""
     if best is None:
-        count = len(held[STATIC.label])
+        count = len(race.held[STATIC.label])
         note = (
             f" No candidate was shown to lose at most {max_drop:g} points on the valid split's {count} samples, so "
             "static decoding was chosen; more samples can show more."
