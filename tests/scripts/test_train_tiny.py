@@ -32,7 +32,7 @@ from scripts.tiny.rows import NAMES, make_drill, make_row
 from scripts.tiny.settings import Run, learning_rate
 from scripts.tiny.validate import decode_blocks
 from scripts.train_tiny import Trainer
-from tests.processes import alive, children
+from tests.processes import alive, children, reads_proc
 
 
 def tiny_run(folder: Path, steps: int) -> Run:
@@ -317,7 +317,7 @@ def test_the_share_of_drills_is_as_asked():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@reads_proc
 def test_training_processes_end_with_the_one_that_started_them(tmp_path):
     small = [
         "--width=32",

@@ -43,9 +43,8 @@ def test_the_page_is_filled_from_what_there_is(tmp_path):
     main(page=page, runs=[tmp_path / "run"], clocked=False, seconds=0)
     main(page=page, runs=[tmp_path / "gone"], clocked=False, seconds=0)  # what was measured stays
     text = page.read_text()
-    assert (
-        text.count("| not measured | not measured |") == len(KINDS) - 1 and "| **grids** (latin4, sudoku4) |" in text
-    )
+    assert text.count("| not measured | not measured |") == len(KINDS) - 1
+    assert "| **grids** (latin4, sudoku4) |" in text
     assert "$ dllm-decode evaluate --model toy --tasks latin4,sudoku4 --samples 4" in text
     write_run(tmp_path / "dual", ("threshold",), "latin4,sudoku4", ("dual",))
     main(page=page, runs=[tmp_path / "dual"], clocked=False, seconds=0)

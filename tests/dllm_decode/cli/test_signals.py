@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import alive, children
+from tests.processes import alive, children, reads_proc
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@reads_proc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left(tmp_path: Path, number: signal.Signals) -> None:
     what = ["--tasks", "oracle-shuffle-7", "-n", "4000", "-p", "topk:k=2", "--processes", "2"]

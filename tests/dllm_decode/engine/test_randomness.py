@@ -52,6 +52,7 @@ def test_answers_do_not_depend_on_the_process() -> None:
     ]
     want = [decoded(p, c, pieces(8)) for p, c in product(POLICIES, CACHES)]
     first, second = (eval(half.communicate()[0]) for half in halves)  # lists of numbers that this test had printed
+    assert [half.returncode for half in halves] == [0, 0]
     assert [a + b for a, b in zip(first, second, strict=True)] == want
 
 

@@ -16,7 +16,7 @@ from dllm_decode.errors import DllmError
 from dllm_decode.jobs import Decoder, JobFolder, Worker, create_or_resume, merge
 from dllm_decode.jobs.parquet import read_parquet, to_json_lines, write_parquet
 from dllm_decode.models import load_model
-from tests.dllm_decode.cli.test_signals import alive, children
+from tests.processes import alive, children, reads_proc
 
 ROOT = Path(__file__).parents[3]
 MILLION = """
@@ -101,7 +101,7 @@ def test_a_finished_job_needs_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@reads_proc
 def test_sigterm_ends_the_workers_and_the_job_goes_on(tmp_path: Path) -> None:
     lines = [json.dumps({"id": i, "prompt": f"sort: d c b a {i}", "temperature": 0.7}) + "\n" for i in range(120)]
     source, job = tmp_path / "in.jsonl", tmp_path / "job"
