@@ -178,7 +178,7 @@ def _serve(runner: Work, folder: Path, done: frozenset[int], threads: int) -> No
 
 
 def end_with_parent() -> None:
-    """However the other end dies, this process does not decode on."""
+    """However the other end dies, this process does not go on."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

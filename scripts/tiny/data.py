@@ -44,7 +44,7 @@ def batches(
         drilled = rng.random() < drills.get(name, 0.0)
         row = make_drill(rng, name) if drilled else make_row(rng, name, full_share, shots_share, long_short_share)
         rows.append(row)
-        size += rows[-1].total
+        size += row.total
     rows.sort(key=lambda row: row.total)
     groups: list[list[Row]] = [[] for _ in range(2 * steps)]
     before = 0
