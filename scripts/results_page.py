@@ -122,7 +122,13 @@ def _across(summary: Mapping[str, Any], records: Sequence[Record], cache: str) -
 
 
 def write_results(
-    page: Path, folder: Path, summary: Mapping[str, Any], records: Sequence[Record], oracles: Mapping[str, Any] | None
+    page: Path,
+    folder: Path,
+    summary: Mapping[str, Any],
+    records: Sequence[Record],
+    oracles: Mapping[str, Any] | None,
+    tuned: Sequence[str] = (),
+    options: str = "",
 ) -> None:
     """Write the page, and its pictures into a folder beside it that has its name.
 
@@ -132,6 +138,8 @@ def write_results(
         summary: of the run.
         records: of the run.
         oracles: summary of the run on the exact oracles, whose plots are in ``folder / "oracles"``.
+        tuned: labels whose values were chosen here; the others are the papers', or steps over a knob.
+        options: what else the command was given, with a space behind it.
     """
     setting = summary["setting"]
     beside = page.with_suffix("")
@@ -139,10 +147,10 @@ def write_results(
     block = next(iter(setting["config"].values()))["block_length"]
     spent = sum(record["wall_s"] for record in records) / setting.get("processes", 1) / 60  # minutes
     out = [
-        "# Results: every policy on the bundled model",
+        f"# Results: every policy on `{setting['model']}`",
         "",
         "```console",
-        f"$ {COMMAND} --samples {setting['samples']} --block-length {block} --docs docs/{page.name}",
+        f"$ {COMMAND} {options}--samples {setting['samples']} --block-length {block} --docs docs/{page.name}",
         "```",
         "",
         f"The command can be stopped and given again at any time. Decoding took {spent:.1f} minutes here. "
@@ -154,16 +162,26 @@ def write_results(
         *(f"- {sentence}" for sentence in findings(summary, records)),
         "",
     ]
+    if tuned:
+        out += [
+            "Rows with *tuned* have values that `python -m scripts.policy_table --tune` chose on the valid split; the "
+            "others are the papers' values, or steps over a knob.",
+            "",
+        ]
     for sentence in left_out(setting):
         out += [sentence, ""]
     for cache in setting["caches"]:
         here = [row for row in summary["rows"] if row["cache"] == cache]
         out += [f"## Cache {cache}", ""]
         out += _picture(beside, folder, "frontier", cache)
-        out += [table(SHOWN, [row for row in here if row["task"] == ALL])]
+        out += [_marked(table(SHOWN, [row for row in here if row["task"] == ALL]), tuned)]
         for name in ("heat", "tasks"):
             out += _picture(beside, folder, name, cache)
-        out += ["Accuracy % @ content tokens per forward, by task:", "", by_task(here, setting["tasks"])]
+        out += [
+            "Accuracy % @ content tokens per forward, by task:",
+            "",
+            _marked(by_task(here, setting["tasks"]), tuned),
+        ]
         out += [
             "Curves, and bounds (accuracy % @ content TPF), over all tasks:",
             "",
@@ -176,6 +194,13 @@ def write_results(
         out += _oracle_section(beside, folder / "oracles", oracles)
     out += ["## How to read this", "", NOTES, ""]
     page.write_text("\n".join(out), encoding="utf-8")
+
+
+def _marked(rows: str, tuned: Sequence[str]) -> str:
+    """The table, with a word behind the policies whose values were chosen here."""
+    for label in tuned:
+        rows = rows.replace(f"| `{label}` |", f"| `{label}` *tuned* |")
+    return rows
 
 
 def _picture(beside: Path, folder: Path, name: str, cache: str, text: str = "") -> list[str]:

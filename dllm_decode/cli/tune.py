@@ -44,6 +44,9 @@ def tune(
     search: Annotated[
         str, typer.Option(help="Candidates without --policy or --grid: 'policies' or 'compositions'.")
     ] = "policies",
+    per: Annotated[
+        str, typer.Option(help="Speed that counts: content tokens per 'forward', forwarded 'row' or 'second'.")
+    ] = "forward",
     cache: CacheName = "none",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Per task on the valid split, last round.")] = 100,
     fewest: Annotated[int, typer.Option(min=1, help="Per task on the valid split, first round.")] = 10,
@@ -72,6 +75,7 @@ def tune(
             policies=policy or (),
             grid=grid,
             search=search,
+            per=per,
             cache=cache,
             samples=samples,
             fewest=fewest,

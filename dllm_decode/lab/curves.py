@@ -34,16 +34,18 @@ def aup(points: Sequence[tuple[float, float]], y_max: float, alpha: float = 3.0,
     return area
 
 
-def best_at_loss(rows: Sequence[Mapping[str, Any]], baseline: float, points: float) -> Mapping[str, Any] | None:
-    """The row with the highest content TPF whose accuracy is at most ``points`` below ``baseline`` (a share)."""
-    allowed = [r for r in rows if r["tpf_content"] is not None and r["accuracy"] >= baseline - points / 100 - 1e-12]
-    return max(allowed, key=lambda r: (r["tpf_content"], r["accuracy"]), default=None)
+def best_at_loss(
+    rows: Sequence[Mapping[str, Any]], baseline: float, points: float, speed: str = "tpf_content"
+) -> Mapping[str, Any] | None:
+    """The row with the highest ``speed`` whose accuracy is at most ``points`` below ``baseline`` (a share)."""
+    allowed = [r for r in rows if r[speed] is not None and r["accuracy"] >= baseline - points / 100 - 1e-12]
+    return max(allowed, key=lambda r: (r[speed], r["accuracy"]), default=None)
 
 
-def pareto(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows that no other row beats in both accuracy and content TPF, by rising TPF."""
+def pareto(rows: Sequence[Mapping[str, Any]], speed: str = "tpf_content") -> list[Mapping[str, Any]]:
+    """Rows that no other row beats in both accuracy and ``speed``, by rising speed."""
     out: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda r: (-r["tpf_content"], -r["accuracy"])):
+    for row in sorted(rows, key=lambda r: (-r[speed], -r["accuracy"])):
         if not out or row["accuracy"] > out[-1]["accuracy"]:
             out.append(row)
     return out[::-1]

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dllm_decode.lab.metrics import Records
 from dllm_decode.lab.points import STATIC
@@ -14,6 +15,26 @@ from dllm_decode.lab.records import Record
 ETA = 3  # candidates shrink by this factor per rung; samples grow by it, or by less if there are few
 FINALISTS = 4
 FEWEST = 10  # samples per task and seed in the first rung
+
+
+class Speed(NamedTuple):
+    """What a candidate is fast in.
+
+    Attributes:
+        words: with its unit. ``column``: its name in a summary. ``cost``: the record's field that content tokens are
+            divided by.
+    """
+
+    words: str
+    column: str
+    cost: str
+
+
+SPEEDS = {
+    "forward": Speed("content tokens per forward", "tpf_content", "nfe"),
+    "row": Speed("content tokens per forwarded row", "row_tpf", "rows_forwarded"),  # drafts are rows
+    "second": Speed("content tokens per second", "tokens_per_s", "wall_s"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +66,13 @@ class Score:
     """How a candidate did so far.
 
     Attributes:
-        label: which. ``tpf``: content TPF. ``accuracy``: share. ``difference``: to static decoding, a share.
+        label: which. ``speed``: content tokens per forward, or per what else was asked for. ``accuracy``: share.
+        difference: to static decoding, a share.
         error: standard error of ``difference`` over problems.
     """
 
     label: str
-    tpf: float
+    speed: float
     accuracy: float
     difference: float
     error: float
@@ -60,17 +82,17 @@ class Score:
         return self.difference + slack * self.error >= -max_drop / 100 - 1e-12
 
 
-def score(label: str, records: Records, reference: Records) -> Score:
-    """Score a candidate against static decoding of the same samples, in the same order."""
+def score(label: str, records: Records, reference: Records, per: str = "forward") -> Score:
+    """Score a candidate against static decoding of the same samples, in the same order; ``per``: of `SPEEDS`."""
     n = len(records)
     changes = [a["correct"] - b["correct"] for a, b in zip(records, reference, strict=True)]
     mean = sum(changes) / n
     # One imagined loss keeps the error above zero: ten samples that agree prove little.
     variance = (sum((c - mean) ** 2 for c in changes) + 1) / n
-    tokens, forwards = sum(r["n_content"] for r in records), sum(r["nfe"] for r in records)
+    tokens, cost = sum(r["n_content"] for r in records), sum(r[SPEEDS[per].cost] for r in records)
     return Score(
         label=label,
-        tpf=tokens / max(1, forwards),
+        speed=tokens / cost if cost else 0.0,
         accuracy=sum(r["correct"] for r in records) / n,
         difference=mean,
         error=math.sqrt(variance / n),
@@ -78,13 +100,18 @@ def score(label: str, records: Records, reference: Records) -> Score:
 
 
 def survivors(scores: Sequence[Score], keep: int, max_drop: float) -> list[str]:
-    """The labels that go on: the fastest of those that may still be good enough, then the least bad."""
+    """The labels that go on: the fastest of those that may still be good enough, then the least bad.
+
+    Half of the places are kept for the fastest of those that already are shown to be good enough: the fastest that may
+    be are those on the very limit, and of them alone none may be left to choose.
+    """
     ranked = sorted(
         scores,
-        key=lambda s: (-s.tpf, -s.accuracy, s.label) if s.within(max_drop, 1) else (0.0, -s.difference, s.label),
-    )
-    # Feasible candidates have negative first keys, so they come first.
-    return [s.label for s in ranked[:keep]]
+        key=lambda s: (-s.speed, -s.accuracy, s.label) if s.within(max_drop, 1) else (0.0, -s.difference, s.label),
+    )  # those within the limit have negative first keys, so they come first
+    safe = [s.label for s in ranked if s.within(max_drop, -1)][: keep // 2]
+    hopeful = [s.label for s in ranked if s.label not in safe][: keep - len(safe)]
+    return [s.label for s in ranked if s.label in safe or s.label in hopeful]
 
 
 def choose(scores: Sequence[Score], max_drop: float, errors: float = 1.0) -> Score | None:
@@ -93,7 +120,7 @@ def choose(scores: Sequence[Score], max_drop: float, errors: float = 1.0) -> Sco
     The margin is what keeps the choice within the limit on samples it was not chosen on; None = nobody does.
     """
     safe = [s for s in scores if s.within(max_drop, -errors)]
-    return max(safe, key=lambda s: (s.tpf, s.accuracy, s.label), default=None)
+    return max(safe, key=lambda s: (s.speed, s.accuracy, s.label), default=None)
 
 
 Race = Callable[[Rung, Sequence[str]], Mapping[str, Score]]
@@ -105,10 +132,12 @@ class Heats:
 
     Attributes:
         decode: the records of a round's samples, of the given labels and of static decoding.
+        per: the speed that counts, of `SPEEDS`.
         held: by label all records so far.
     """
 
     decode: Callable[[Rung, Sequence[str]], Iterable[Record]]
+    per: str = "forward"
     held: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
 
     def __call__(self, rung: Rung, labels: Sequence[str]) -> dict[str, Score]:
@@ -116,7 +145,7 @@ class Heats:
         for record in self.decode(rung, labels):
             self.held[record["label"]].append(record)
         static = self.held[STATIC.label]
-        return {label: score(label, self.held[label], static) for label in labels if label in self.held}
+        return {label: score(label, self.held[label], static, self.per) for label in labels if label in self.held}
 
 
 def halve(

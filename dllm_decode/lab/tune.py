@@ -20,7 +20,7 @@ from dllm_decode.interface.model import DenoisingModel
 from dllm_decode.lab.compare import compare
 from dllm_decode.lab.curves import best_at_loss, pareto
 from dllm_decode.lab.grids import TUNING_GRID, compositions
-from dllm_decode.lab.halving import FEWEST, Heats, Rung, Score, choose, halve
+from dllm_decode.lab.halving import FEWEST, SPEEDS, Heats, Rung, Score, Speed, choose, halve
 from dllm_decode.lab.metrics import RESAMPLES
 from dllm_decode.lab.points import STATIC, points
 from dllm_decode.lab.problems import is_oracle, sealed
@@ -41,9 +41,9 @@ class Tuned:
     Attributes:
         policy: the chosen policy string; static decoding if nothing was good enough.
         chosen: its figures on the test split. ``default``: those of the best default policy within the limit.
-        gain: content TPF of the chosen one minus that of the default; ``gain_low``, ``gain_high``: bootstrap interval.
+        gain: speed of the chosen one minus that of the default; ``gain_low``, ``gain_high``: bootstrap interval.
         beats: whether the chosen one is faster than every default within the limit, and within the limit itself.
-        sentence: all this in words. ``frontier``: labels on the test split's frontier, by rising TPF.
+        sentence: all this in words. ``frontier``: labels on the test split's frontier, the slowest first.
         folder: where everything lies.
     """
 
@@ -68,6 +68,7 @@ def tune(
     policies: Sequence[str | Policy] = (),
     grid: Mapping[str, Any] | Sequence[Any] | str | Path | None = None,
     search: str = "policies",
+    per: str = "forward",
     cache: str = "none",
     samples: int = 100,
     fewest: int = FEWEST,
@@ -92,6 +93,8 @@ def tune(
         policies: candidates, or their strings.
         grid: candidates as a grid; without either, a wide set of our own, as far as it fits model and cache.
         search: that set: ``"policies"``, each over its knob, or ``"compositions"``, singles to quadruples of parts.
+        per: what is counted: content tokens per ``"forward"``, per forwarded ``"row"`` (drafts are rows) or per
+            ``"second"``, which hangs on the machine and on what else it does.
         cache: for all candidates.
         samples: per task on the valid split, in the last round.
         fewest: in the first one; with many tasks fewer than ten are many problems.
@@ -115,6 +118,8 @@ def tune(
         raise DllmError(f"fewest is {fewest!r}; give a whole number of samples per task from 1 up.")
     if search not in ("policies", "compositions"):
         raise DllmError(f"search is {search!r}; give policies or compositions.")
+    if per not in SPEEDS:
+        raise DllmError(f"per is {per!r}; give {', '.join(SPEEDS)}.")
     ours = grid is None and not policies
     if search == "compositions" and not ours:
         raise DllmError("search=compositions brings its own candidates; leave policies and grid out.")
@@ -143,6 +148,7 @@ def tune(
     described = {
         **last.to_dict(),
         "max_drop": max_drop,
+        "per": per,
         "fewest": fewest,
         "test_samples": test_samples,
         **surroundings(),
@@ -154,7 +160,7 @@ def tune(
         part = plan(name, labels, tasks, split="valid", **{**shared, **size})
         return run(part, folder / f"valid-{rung.first}-{rung.last}", loaded, quiet=quiet, processes=processes)
 
-    race = Heats(decode)
+    race = Heats(decode, per)
     with sealed("test"):
         finalists, scores = halve(candidates, samples, max_drop, race, fewest)
         best = choose(list(scores.values()), max_drop)
@@ -184,8 +190,8 @@ def tune(
             f" No candidate was shown to lose at most {max_drop:g} points on the valid split's {count} samples, so "
             "static decoding was chosen; more samples can show more."
         )
-    tuned = _judge(summary, read_records(test), policy, defaults, max_drop, folder, note)
-    _write_report(tuned, summary, finalists, scores, max_drop)
+    tuned = _judge(summary, read_records(test), policy, defaults, max_drop, SPEEDS[per], folder, note)
+    _write_report(tuned, summary, finalists, scores, max_drop, SPEEDS[per])
     return tuned
 
 
@@ -195,6 +201,7 @@ def _judge(
     policy: str,
     defaults: Sequence[str],
     drop: float,
+    speed: Speed,
     out: Path,
     note: str,
 ) -> Tuned:
@@ -202,14 +209,14 @@ def _judge(
     rows = {row["policy"]: row for row in summary["rows"] if row["task"] == ALL}
     static, chosen = rows[STATIC.policy], rows[policy]
     of_defaults = [rows[text] for text in dict.fromkeys([STATIC.policy, *defaults])]
-    default = best_at_loss(of_defaults, static["accuracy"], drop) or static
-    gain = chosen["tpf_content"] - default["tpf_content"]
-    low, high = _gain_interval(records, chosen["label"], default["label"])
+    default = best_at_loss(of_defaults, static["accuracy"], drop, speed.column) or static
+    gain = chosen[speed.column] - default[speed.column]
+    low, high = _gain_interval(records, chosen["label"], default["label"], speed.cost)
     lost = 100 * (static["accuracy"] - chosen["accuracy"])
     within = lost <= drop + 1e-9
     beats = within and gain > 0
-    figures = f"{chosen['tpf_content']:.2f} content tokens per forward at {0.0 - lost:+.1f} points on the test split"
-    other = f"the best default policy within {drop:g} points, {default['label']}, has {default['tpf_content']:.2f}"
+    figures = f"{chosen[speed.column]:.2f} {speed.words} at {0.0 - lost:+.1f} points on the test split"
+    other = f"the best default policy within {drop:g} points, {default['label']}, has {default[speed.column]:.2f}"
     if policy == default["policy"]:
         verdict = "which is the chosen policy itself, so tuning gained nothing"
     else:
@@ -226,19 +233,19 @@ def _judge(
         gain_high=high,
         beats=beats,
         sentence=f"{chosen['label']} reaches {figures}; {other}, {verdict}.{warning}{note}",
-        frontier=tuple(row["label"] for row in pareto(list(rows.values()))),
+        frontier=tuple(row["label"] for row in pareto(list(rows.values()), speed.column)),
         folder=out,
     )
 
 
-def _gain_interval(records: Sequence[Record], mine: str, other: str) -> tuple[float | None, float | None]:
-    """Percentile bootstrap interval, over problems, of the difference in content TPF."""
+def _gain_interval(records: Sequence[Record], mine: str, other: str, cost: str) -> tuple[float | None, float | None]:
+    """Percentile bootstrap interval, over problems, of the difference in content tokens per ``cost``."""
     sums: dict[tuple[Any, ...], np.ndarray] = defaultdict(lambda: np.zeros(4))
     for record in records:
         for label, at in ((mine, 0), (other, 2)):
             if record["label"] == label:
                 problem = (record["task"], record["seed"], record["sample"])
-                sums[problem][at : at + 2] += record["n_content"], record["nfe"]
+                sums[problem][at : at + 2] += record["n_content"], record[cost]
     columns = tuple(np.stack(list(sums.values())).T)
     if len(sums) < 2 or mine == other:
         return None, None
@@ -256,23 +263,29 @@ def _gain_interval(records: Sequence[Record], mine: str, other: str) -> tuple[fl
 
 
 def _write_report(
-    tuned: Tuned, summary: Mapping[str, Any], finalists: Sequence[str], scores: Mapping[str, Score], drop: float
+    tuned: Tuned,
+    summary: Mapping[str, Any],
+    finalists: Sequence[str],
+    scores: Mapping[str, Score],
+    drop: float,
+    speed: Speed,
 ) -> None:
     """``tune.md`` and ``tune.json``."""
     everywhere = [row for row in summary["rows"] if row["task"] == ALL]
     frontier = [row for row in everywhere if row["label"] in tuned.frontier]
-    frontier.sort(key=lambda row: row["tpf_content"])
+    frontier.sort(key=lambda row: row[speed.column])
     valid = "".join(
-        f"- `{s.label}`: {s.tpf:.2f} content tokens per forward, {100 * s.difference:+.1f} points to static "
+        f"- `{s.label}`: {s.speed:.2f} {speed.words}, {100 * s.difference:+.1f} points to static "
         f"(standard error {100 * s.error:.1f})\n"
         for s in (scores[label] for label in finalists)
     )
+    shown = QUALITY if speed.column in QUALITY else (*QUALITY[:3], speed.column, *QUALITY[3:])
     text = (
         f"# Tuned for at most {drop:g} points of loss\n\n{tuned.sentence}\n\n"
         f"Policy file: `{POLICY_NAME}`; use it as `--policy @{POLICY_NAME}`.\n\n"
         f"## Finalists on the valid split\n\n{valid}\n"
-        f"## Frontier on the test split\n\n{table(QUALITY, frontier)}\n"
-        f"## Everything measured on the test split\n\n{table(QUALITY, everywhere)}\n{about(summary['setting'])}\n\n"
+        f"## Frontier on the test split\n\n{table(shown, frontier)}\n"
+        f"## Everything measured on the test split\n\n{table(shown, everywhere)}\n{about(summary['setting'])}\n\n"
         "Details, by task: `test/summary.md`, `test/report.html`.\n"
     )
     write_whole(tuned.folder / REPORT_NAME, text)

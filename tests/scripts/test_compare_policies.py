@@ -75,8 +75,9 @@ def test_the_page_holds_pictures_tables_and_what_was_left_out(finished, tmp_path
     folder, summary, records = finished
     write_plots(folder, summary)
     page = tmp_path / "docs" / "results.md"
-    write_results(page, folder, summary, records, None)
+    write_results(page, folder, summary, records, None, ["threshold:threshold=0.6"])
     text = page.read_text()
+    assert text.count("| `threshold:threshold=0.6` *tuned* |") == 4 and "Rows with *tuned* have values" in text
     shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert sorted(shown) == sorted(f"results/{name}-{cache}.png" for name in PICTURES for cache in ("none", "dual"))
     for name in shown:

@@ -25,8 +25,8 @@ GRID = {"threshold": {"threshold": [0.5, 0.7, 0.9]}, "topk": {"k": [2, 4]}, "fac
 SMALL = {"grid": GRID, "max_drop": 7.0, "samples": 8, "test_samples": 6, "quiet": True}
 
 
-def scored(label, tpf, difference, error=0.001):
-    return Score(label, tpf, 0.9 + difference, difference, error)
+def scored(label, speed, difference, error=0.001):
+    return Score(label, speed, 0.9 + difference, difference, error)
 
 
 @pytest.mark.parametrize("candidates", [1, 4, 5, 12, 30, 100])
@@ -74,6 +74,22 @@ def test_survivors_are_fast_and_may_still_be_good_enough():
     assert survivors(found, 4, 1.0) == ["fast, perhaps good", "good", "less bad", "fast but bad"]
 
 
+def test_half_of_the_places_are_for_those_that_are_surely_good_enough():
+    hopeful = [scored(f"on the limit {speed}", speed, -0.0105, error=0.002) for speed in (8.0, 7.0, 6.0, 5.0)]
+    safe = [scored(f"safe {speed}", speed, -0.003, error=0.002) for speed in (3.0, 2.0, 1.0)]
+    found = survivors([*safe, *hopeful], 4, 1.0)
+    assert found == ["on the limit 8.0", "on the limit 7.0", "safe 3.0", "safe 2.0"]
+    assert choose([score for score in [*safe, *hopeful] if score.label in found], 1.0) == safe[0]
+    assert survivors([*safe[:1], *hopeful], 4, 1.0) == [*(s.label for s in hopeful[:3]), "safe 3.0"]
+    assert survivors([*safe, *hopeful[:1]], 4, 1.0) == ["on the limit 8.0", "safe 3.0", "safe 2.0", "safe 1.0"]
+
+
+@pytest.mark.parametrize(("per", "cost"), [("forward", 2), ("row", 8), ("second", 0.5)])
+def test_speed_is_counted_per_forward_row_or_second(per, cost):
+    records = [{**made(), "n_content": 4, "nfe": 2, "rows_forwarded": 8, "wall_s": 0.5}]
+    assert score("x", records, records, per).speed == 4 / cost
+
+
 def test_the_choice_keeps_a_margin():
     within = scored("within", 5.0, -0.009, error=0.004)
     safe = scored("safe", 3.0, -0.005, error=0.004)
@@ -86,7 +102,7 @@ def test_a_few_samples_that_agree_prove_little():
     few, many = score("x", records, records), score("x", records * 10, records * 10)
     assert few.error == pytest.approx(0.1)
     assert many.error == pytest.approx(0.01)
-    assert (few.difference, few.accuracy, few.tpf) == (0.0, 1.0, 1.0)
+    assert (few.difference, few.accuracy, few.speed) == (0.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +133,25 @@ def test_tune_says_by_how_much(tuned):
     assert "Frontier on the test split" in report
     found = json.loads((tuned.folder / "tune.json").read_text())
     assert (found["policy"], found["gain"], found["beats"]) == (tuned.policy, tuned.gain, tuned.beats)
+
+
+def test_drafts_are_chosen_per_forward_and_not_per_row(tmp_path):
+    """Drafts save forwards and cost rows, so the two counts choose differently."""
+    drafted = "freedave:step=(threshold),drafts=8,cross_block=true"
+    asked = {
+        "policies": ["threshold", drafted],
+        "max_drop": 100.0,
+        "samples": 4,
+        "test_samples": 3,
+        "quiet": True,
+        "block_length": 8,
+    }
+    per = {per: tune("tiny", "latin4", tmp_path / per, per=per, **asked) for per in ("forward", "row")}
+    assert per["forward"].chosen["nfe"] < per["row"].chosen["nfe"]
+    assert per["row"].chosen["row_tpf"] > per["forward"].chosen["row_tpf"]
+    assert "freedave" in per["forward"].policy and per["row"].policy == "threshold"
+    assert f"{per['row'].chosen['row_tpf']:.2f} content tokens per forwarded row" in per["row"].sentence
+    assert "| row TPF |" in (tmp_path / "row" / "tune.md").read_text()
 
 
 def test_the_policy_file_is_a_policy(tuned):
@@ -205,6 +240,7 @@ def test_static_when_nothing_is_good_enough(tmp_path):
     [
         ({"max_drop": -1}, DllmError, "max_drop is -1"),
         ({"fewest": 0}, DllmError, "fewest is 0"),
+        ({"per": "token"}, DllmError, "per is 'token'; give forward, row, second"),
         ({"max_drop": "1"}, DllmError, "max_drop is '1'"),
         ({"tasks": "oracle-shuffle-4"}, DllmError, "has no splits to tune on"),
         ({"grid": {"topk": {"k": 1}}}, DllmError, "no candidate but static"),
