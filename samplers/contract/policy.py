@@ -20,6 +20,7 @@ from samplers.contract.turns import fill_last, turn_by_turn
 #: What a forward will probably commit: cells from a confidence on (and always the best), or so many of the best.
 Forecast = tuple[Literal["threshold", "top"], float]
 ROLES = ("begin", "block_length", "query", "rescore", "decide", "finish")
+ALONE = {"decide": "decide what to commit", "block_length": "set the block length", "query": "send queries"}
 
 
 class Policy(Checked):
@@ -174,19 +175,13 @@ class Composition(Policy):
     def check(self) -> Composition:
         """Refuse a composition that cannot decode: not exactly one decider, or clashing parts."""
         names = [type(p).__name__ for p in self.parts]
-        for role, what in (
-            ("decide", "decide what to commit"),
-            ("block_length", "set the block length"),
-            ("query", "send queries"),
-        ):
+        for role, what in ALONE.items():
             players = [names[i] for i in self.playing(role)]
             if len(players) > 1:
                 raise PolicyError(f"{' and '.join(players)} both {what}; keep one of them.")
         if not self.playing("decide"):
-            raise PolicyError(
-                f"no part of {'|'.join(names) or 'the empty policy'} decides what to commit; "
-                "add a decider such as Threshold() or TopK()."
-            )
+            who = "|".join(names) or "the empty policy"
+            raise PolicyError(f"no part of {who} decides what to commit; add a decider such as Threshold() or TopK().")
         adding = [type(part).__name__ for part in self.parts if part.starts is not None]
         lasting = [type(part).__name__ for part in self.parts if part.remembers is None]
         if adding and lasting:
