@@ -14,7 +14,7 @@ from dllm_decode.lab.summary import summarise
 from dllm_decode.lab.tables import write_tables
 from samplers import Policy
 
-#: the policies compared when none is named, each with its paper's parameters
+#: the policies compared when none is named, each with its paper's parameters; what a cache cannot serve is left out
 DEFAULT_POLICIES = (
     "topk:k=2",
     "threshold",
@@ -24,6 +24,8 @@ DEFAULT_POLICIES = (
     "localleap",
     "adablock+localleap",
     "ccdds",
+    "contentfirst+doubtexit",
+    "freedave:step=(threshold),drafts=8,cross_block=true",
 )
 
 
