@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def put(page: Path, name: str, lines: Sequence[str]) -> None:
-    """Replace what stands between ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+    """Replace what stands between ``<!-- name: begin -->`` and ``<!-- name: end -->``, as far in as the first of them.
 
     Args:
         page: a Markdown file.
@@ -18,7 +19,9 @@ def put(page: Path, name: str, lines: Sequence[str]) -> None:
         SystemExit: the page lacks a marker, or has it twice.
     """
     head, _, tail = _cut(page, name)
-    page.write_text("\n".join([head, "", *lines, "", tail]), encoding="utf-8")
+    indent = head[head.rfind("\n") + 1 :].partition("<")[0]
+    inside = textwrap.indent("\n".join(lines), indent)
+    page.write_text(f"{head}\n\n{inside}\n\n{indent}{tail}", encoding="utf-8")
 
 
 def section(page: Path, name: str) -> list[str]:

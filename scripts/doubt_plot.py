@@ -91,7 +91,7 @@ def paid(records: Sequence[Record], caches: Sequence[str]) -> list[tuple[str, ..
         low, high = change["difference_low"], change["difference_high"]
         forwards = [sum(record["nfe"] for record in run) for run in (plain, exit)]
         lost, saved = 0.0 - 100 * change["difference"], 100 * (1 - forwards[1] / forwards[0])
-        span = "" if low is None else f" ({-100 * high:.2f} to {-100 * low:.2f})"
+        span = "" if low is None else f" ({0.0 - 100 * high:.2f} to {0.0 - 100 * low:.2f})"
         met = "met" if lost <= LOST and saved >= SAVED else "missed"
         shares = [f"{100 * sum(r['correct'] for r in run) / len(run):.2f}" for run in (plain, exit)]
         per = [f"{total / len(plain):.2f}" for total in forwards]
