@@ -16,7 +16,7 @@ def test_lines_are_as_far_in_as_their_marker(tmp_path):
         put(page, "a", ["| x |", "", "| y |"])
         put(page, "b", ["text"])
     assert page.read_text() == (
-        "- item\n  <!-- a: begin -->\n\n  | x |\n\n  | y |\n\n  <!-- a: end -->\n\n"
+        "- item\n\n  <!-- a: begin -->\n\n  | x |\n\n  | y |\n\n  <!-- a: end -->\n\n"
         "<!-- b: begin -->\n\ntext\n\n<!-- b: end -->\nend\n"
     )
     assert section(page, "b") == ["", "", "text", ""]
