@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,19 @@ def _rows(summary: Mapping[str, Any], cache: str) -> list[Row]:
 
 def short_name(row: Row) -> str:
     """A setting's name in a picture: its family, and the values in which the family's settings differ."""
-    return " ".join([row["family"], *(f"{value:g}" for value in row["knob"].values())])
+    return picture_name(" ".join([row["family"], *(f"{value:g}" for value in row["knob"].values())]))
+
+
+def picture_name(policy: str, width: int = 26) -> str:
+    """A policy string as a picture has room for it: values without their fields' names, in lines of some width."""
+    text = policy.replace(",cross_block=true", " across").replace(":step=(", "(")
+    text = re.sub(r"[:,](?:\w+\.)?\w+=", " ", text)
+    lines = [""]
+    for word in re.findall(r".+?(?:[ (+]+|$)", text):  # broken behind what joins two parts
+        if len(lines[-1] + word.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.strip() for line in lines)
 
 
 def coincident(rows: Sequence[Row]) -> list[list[Row]]:

@@ -15,7 +15,7 @@ from dllm_decode.lab.records import Record, read_records
 from dllm_decode.lab.setting import read_setting
 from dllm_decode.lab.summary import ALL, summarise
 from dllm_decode.viewing.page import asset
-from scripts.frontier import BOUNDS, GREY, INK, SIZE, STATIC, draw_frontier, front_families
+from scripts.frontier import BOUNDS, GREY, INK, SIZE, STATIC, draw_frontier, front_families, picture_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +139,8 @@ class _Figures:
             rows = [self.rows[label, cache, task] for label in curve["labels"] if label != self.static]
             look, lit = self.look(curve["family"], cache), curve["family"] in self.front[cache]
             axes.plot(*line_of(rows), color=look["color"], linestyle=look["linestyle"], linewidth=1.2, zorder=2 + lit)
-            draw_points(axes, rows, look, curve["family"] if lit else "other policies", bars=lit)
+            name = picture_name(curve["family"], 24) if lit else "other policies"
+            draw_points(axes, rows, look, name, bars=lit)
         base = self.rows[self.static, cache, task]
         axes.axhline(100 * base["accuracy"], color=STATIC, linestyle="--", linewidth=1.1)
         draw_points(axes, [base], self.look("static", cache), "static", bars=True)
@@ -171,7 +172,9 @@ class _Figures:
         fast = [[(best.get((f, t)) or {"tpf_content": float("nan")})["tpf_content"] for f in families] for t in tasks]
         columns = [self.static, *shown]
         right = [[100 * self.rows[label, cache, task]["accuracy"] for label in columns] for task in tasks]
-        figure = new_figure(SIZE[0], 2.4 + 0.56 * len(tasks))
+        names = [picture_name(name, 24) for name in (*families, *columns)]
+        longest = max(len(line) for name in names for line in name.split("\n"))
+        figure = new_figure(SIZE[0], 1.2 + 0.56 * len(tasks) + 0.14 * longest)  # two maps, each above its names
         top, bottom = figure.subplots(2, 1)
         if families:
             draw_heat(top, fast, tasks, families, "{:.2f}", log=True)
@@ -189,7 +192,7 @@ class _Figures:
         at = [(i + 0.5) * 100 / PROGRESS_BINS for i in range(PROGRESS_BINS)]
         for label in [*shown, self.static]:
             look = self.look(self.family[label], cache)
-            lit = {"label": label, "markersize": 5.5, "linewidth": 1.4}
+            lit = {"label": picture_name(label), "markersize": 5.5, "linewidth": 1.4}
             grey = {"label": "other policies", "marker": "", "linewidth": 0.8}
             axes.plot(at, found[label, cache, ALL], **{**look, **(grey if look["color"] == GREY else lit)})
         axes.set(xlabel="progress (% of the sample's forwards)", ylabel="content tokens per forward", xlim=(0, 100))
@@ -218,7 +221,8 @@ class _Figures:
                 [100 * (one["high"] - one["agreement"]) for _, one in bins],
             ]
             at = [i + shift for i, _ in bins]
-            axes.errorbar(at, up, [positive(b) for b in bars], label=label, markersize=5, elinewidth=0.9, **look)
+            look |= {"label": picture_name(label), "markersize": 5, "elinewidth": 0.9}
+            axes.errorbar(at, up, [positive(b) for b in bars], **look)
         axes.set_xticks(
             range(len(EDGES) - 1), [f"{100 * a:.0f}–{100 * b:.0f}" for a, b in zip(EDGES, EDGES[1:], strict=False)]
         )
@@ -281,7 +285,7 @@ def draw_heat(
         dark = scaled[i, j] > low + 0.6 * (high - low)
         text = "–" if np.isnan(table[i, j]) else shown.format(table[i, j])
         axes.text(j, i, text, ha="center", va="center", fontsize=9.5, color="white" if dark else INK)
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor", fontsize=9.5)
+    axes.set_xticks(range(len(columns)), [picture_name(name, 24) for name in columns], rotation=90, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=9.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -102,14 +102,16 @@ def score(label: str, records: Records, reference: Records, per: str = "forward"
 def survivors(scores: Sequence[Score], keep: int, max_drop: float) -> list[str]:
     """The labels that go on: the fastest of those that may still be good enough, then the least bad.
 
-    Half of the places are kept for the fastest of those that already are shown to be good enough: the fastest that may
-    be are those on the very limit, and of them alone none may be left to choose.
+    Half of the places are kept for the surest, those whose loss is least a standard error further down, and of equals
+    for the faster: the fastest that may be good enough are those on the very limit, and of them alone none may be left
+    to choose.
     """
     ranked = sorted(
         scores,
         key=lambda s: (-s.speed, -s.accuracy, s.label) if s.within(max_drop, 1) else (0.0, -s.difference, s.label),
     )  # those within the limit have negative first keys, so they come first
-    safe = [s.label for s in ranked if s.within(max_drop, -1)][: keep // 2]
+    surest = sorted(scores, key=lambda s: (s.error - s.difference, -s.speed, s.label))
+    safe = {s.label for s in surest[: keep // 2]}
     hopeful = [s.label for s in ranked if s.label not in safe][: keep - len(safe)]
     return [s.label for s in ranked if s.label in safe or s.label in hopeful]
 

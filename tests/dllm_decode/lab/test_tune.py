@@ -81,6 +81,8 @@ def test_half_of_the_places_are_for_those_that_are_surely_good_enough():
     assert found == ["on the limit 8.0", "on the limit 7.0", "safe 3.0", "safe 2.0"]
     assert choose([score for score in [*safe, *hopeful] if score.label in found], 1.0) == safe[0]
     assert survivors([*safe[:1], *hopeful], 4, 1.0) == [*(s.label for s in hopeful[:3]), "safe 3.0"]
+    sure = [scored("surest", 1.0, 0.0, error=0.002), *safe]
+    assert survivors([*sure, *hopeful], 4, 1.0) == ["on the limit 8.0", "on the limit 7.0", "safe 3.0", "surest"]
     assert survivors([*safe, *hopeful[:1]], 4, 1.0) == ["on the limit 8.0", "safe 3.0", "safe 2.0", "safe 1.0"]
 
 
