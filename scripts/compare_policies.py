@@ -1,8 +1,8 @@
 """Every policy on the bundled model and on the exact oracles, and the page that says what was found.
 
     python -m scripts.compare_policies --docs docs/results.md     # all of that page; run again to go on
-    python -m scripts.compare_policies --model tiny-long --tasks long --cache dual --draws 0 --samples 20 \
-        --docs docs/results-long.md       # the long tasks' page
+    python -m scripts.compare_policies --model tiny-long --tasks long --cache dual --draws 0 --samples 40 \
+        --block-length 16 --docs docs/results-long.md             # the long tasks' page
     python -m scripts.compare_policies --samples 5 --tasks copy --cache none --out runs/small    # the same, small
 
 The comparisons are those of ``dllm-decode compare``; what it leaves behind lies in ``--out`` too. The policies are

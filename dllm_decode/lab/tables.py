@@ -57,8 +57,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def left_out(setting: Mapping[str, Any]) -> list[str]:
-    """One sentence per policy that does not run over one of the caches."""
-    return [f"Left out: `{x['label']}` with cache {x['cache']}, {x['why']}" for x in setting.get("left_out", ())]
+    """One sentence per cache and reason for which policies do not run over it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for point in setting.get("left_out", ()):
+        found.setdefault((point["cache"], point["why"]), []).append(f"`{point['label']}`")
+    return [f"Left out: {', '.join(labels)} with cache {cache}, {why}" for (cache, why), labels in found.items()]
 
 
 def facts(setting: Mapping[str, Any]) -> list[tuple[str, str]]:
