@@ -383,6 +383,7 @@ def test_killing_it_changes_nothing(tmp_path):
 
 def test_default_policies_that_do_not_fit_are_left_out_by_name(tmp_path):
     summary = compare("tiny", (), "oracle-shuffle-4", tmp_path, samples=2, temperature=1.0, quiet=True)
-    assert [x["label"] for x in summary["setting"]["left_out"]] == ["adablock+localleap"]
+    drafted = "freedave:step=(threshold),drafts=8,cross_block=true"
+    assert [x["label"] for x in summary["setting"]["left_out"]] == ["adablock+localleap", drafted]
     with pytest.raises(PolicyError, match=r"adablock\+localleap does not work with cache none on oracle-shuffle-4"):
         compare("tiny", ["adablock+localleap"], "oracle-shuffle-4", tmp_path / "b", samples=2, quiet=True)
