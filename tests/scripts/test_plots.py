@@ -8,7 +8,7 @@ import pytest
 
 from dllm_decode.errors import DllmError
 from dllm_decode.lab.summary import summarise_folder
-from scripts.frontier import SIZE, coincident, draw_frontier, front_families
+from scripts.frontier import SIZE, coincident, draw_frontier, front_families, picture_name
 from scripts.plots import new_figure, write_plots
 from tests.dllm_decode.lab.lab_records import write_run
 
@@ -72,6 +72,23 @@ def test_the_frontier_shows_what_counts_and_no_label_hides_another():
         assert all(
             axes.bbox.contains(*corner) for label in axes.texts for corner in label.get_window_extent().get_points()
         )
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"),
+    [
+        ("threshold 0.9", "threshold 0.9"),
+        ("topk:k=2,score=random", "topk 2 random"),
+        ("threshold+doubtexit:doubtexit.eps=0.2", "threshold+doubtexit 0.2"),
+        (
+            "freedave:step=(contentfirst:step=(threshold:threshold=0.92)),drafts=8,cross_block=true+doubtexit:eps=0.2",
+            "freedave(contentfirst(\nthreshold 0.92)) 8 across+\ndoubtexit 0.2",
+        ),
+    ],
+)
+def test_long_policies_have_names_of_some_lines(policy, shown):
+    assert picture_name(policy) == shown
+    assert max(map(len, shown.split("\n"))) <= 26
 
 
 def test_plots_without_matplotlib_say_what_to_install(run, monkeypatch):

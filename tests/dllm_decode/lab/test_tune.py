@@ -74,7 +74,7 @@ def test_survivors_are_fast_and_may_still_be_good_enough():
     assert survivors(found, 4, 1.0) == ["fast, perhaps good", "good", "less bad", "fast but bad"]
 
 
-def test_half_of_the_places_are_for_those_that_are_surely_good_enough():
+def test_half_of_the_places_are_for_the_surest():
     hopeful = [scored(f"on the limit {speed}", speed, -0.0105, error=0.002) for speed in (8.0, 7.0, 6.0, 5.0)]
     safe = [scored(f"safe {speed}", speed, -0.003, error=0.002) for speed in (3.0, 2.0, 1.0)]
     found = survivors([*safe, *hopeful], 4, 1.0)
