@@ -40,7 +40,7 @@ Policies = Annotated[
     typer.Option(
         "--policy",
         "-p",
-        help="One to compare, as for 'generate', or @FILE; repeatable. [default: eight, with their papers' values]",
+        help="One to compare, as for 'generate', or @FILE; repeatable. [default: ten, with their papers' values]",
         metavar="POLICY",
         show_default=False,
         rich_help_panel=DECODING,

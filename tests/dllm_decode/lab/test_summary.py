@@ -191,9 +191,9 @@ def test_command_refuses_in_one_sentence(tmp_path, capsys, arguments, sentence):
     assert not (tmp_path / "run").exists()
 
 
-def test_no_policy_means_eight(tmp_path, monkeypatch):
+def test_no_policy_means_ten(tmp_path, monkeypatch):
     monkeypatch.setattr(lab_compare, "run", lambda comparison, *_, **__: pytest.fail(str(len(comparison.points))))
-    with pytest.raises(pytest.fail.Exception, match="^9$"):
+    with pytest.raises(pytest.fail.Exception, match="^11$"):
         compare("tiny", (), "copy", tmp_path)
 
 
