@@ -172,14 +172,14 @@ class _Figures:
         fast = [[(best.get((f, t)) or {"tpf_content": float("nan")})["tpf_content"] for f in families] for t in tasks]
         columns = [self.static, *shown]
         right = [[100 * self.rows[label, cache, task]["accuracy"] for label in columns] for task in tasks]
-        names = [picture_name(name, 24) for name in (*families, *columns)]
-        longest = max(len(line) for name in names for line in name.split("\n"))
+        above, below = ([picture_name(name, 24) for name in names] for names in (families, columns))
+        longest = max(len(line) for name in (*above, *below) for line in name.split("\n"))
         figure = new_figure(SIZE[0], 1.2 + 0.56 * len(tasks) + 0.14 * longest)  # two maps, each above its names
         top, bottom = figure.subplots(2, 1)
         if families:
-            draw_heat(top, fast, tasks, families, "{:.2f}", log=True)
+            draw_heat(top, fast, tasks, above, "{:.2f}", log=True)
         top.set_title("Best content tokens per forward at one point of loss", loc="left", fontsize=11)
-        draw_heat(bottom, right, tasks, columns, "{:.0f}")
+        draw_heat(bottom, right, tasks, below, "{:.0f}")
         bottom.set_title("Accuracy (%)", loc="left", fontsize=11)
         return figure
 
@@ -285,7 +285,7 @@ def draw_heat(
         dark = scaled[i, j] > low + 0.6 * (high - low)
         text = "–" if np.isnan(table[i, j]) else shown.format(table[i, j])
         axes.text(j, i, text, ha="center", va="center", fontsize=9.5, color="white" if dark else INK)
-    axes.set_xticks(range(len(columns)), [picture_name(name, 24) for name in columns], rotation=90, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=9.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
